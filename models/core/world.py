@@ -1,0 +1,164 @@
+"""A world folder: load, check, save. Pure data; nothing in it is ever executed.
+
+    world.json            the specification (core/spec.py), strict
+    weights.safetensors   every tensor of `weight_shapes(spec)`, int8 per channel or float32
+    starts.safetensors    `frames` (N, H, W, 3) uint8: frames that a session may start from
+    README.md             the model card
+
+A folder is untrusted input. The specification is checked first, then the headers of the two tensor
+files against what it implies, under a fixed cap, and only then is memory taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dreamloop.models.core import quantize, spec as specs
+from dreamloop.models.core.errors import WorldError
+from dreamloop.models.core.spec import WorldSpec
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo"
+SPEC_FILE, WEIGHTS_FILE, STARTS_FILE, CARD_FILE = "world.json", "weights.safetensors", "starts.safetensors", "README.md"
+MAX_SPEC_BYTES = 1 << 20
+MAX_WEIGHT_BYTES = 8 << 30  # of float32 weights; a world of two billion parameters
+MAX_START_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class World:
+    """spec; weights: name -> float32 array; starts: (N, H, W, 3) uint8; hash: SHA-256 over the
+    three data files, hexadecimal; card: the text of README.md."""
+
+    spec: WorldSpec
+    weights: dict[str, np.ndarray] = field(repr=False)
+    starts: np.ndarray = field(repr=False)
+    hash: str
+    card: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+def zoo_names() -> list[str]:
+    """Names of the worlds that came with the package."""
+    return sorted(p.parent.name for p in ZOO.glob(f"*/{SPEC_FILE}"))
+
+
+def load_world(name: str | os.PathLike[str]) -> World:
+    """The world of a zoo name or a folder. Raises `WorldError` with one line that says why not."""
+    folder = ZOO / name if isinstance(name, str) and name in zoo_names() else Path(name)
+    if not folder.is_dir():
+        raise WorldError(f"no world {str(name)[:200]!r}: neither a folder nor one of the zoo ({', '.join(zoo_names()) or 'empty'})")
+    try:
+        return _load(folder)
+    except (OSError, SafetensorError, UnicodeDecodeError) as error:
+        raise WorldError(f"world {folder.name}: cannot be read: {error}") from error
+    except WorldError as error:
+        raise WorldError(f"world {folder.name}: {error}") from error
+
+
+def _load(folder: Path) -> World:
+    spec_path = folder / SPEC_FILE
+    if spec_path.stat().st_size > MAX_SPEC_BYTES:
+        raise WorldError(f"{SPEC_FILE} is larger than {MAX_SPEC_BYTES} bytes")
+    try:
+        parsed = json.loads(spec_path.read_text("utf-8"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise WorldError(f"{SPEC_FILE} is not JSON: {error}") from error
+    spec = specs.from_json(parsed)
+    shapes = specs.weight_shapes(spec)
+    size = 4 * sum(int(np.prod(shape, dtype=object)) for shape in shapes.values())
+    if size > MAX_WEIGHT_BYTES:
+        raise WorldError(f"the specification asks for {size} bytes of weights, above the cap of {MAX_WEIGHT_BYTES}")
+    weights = _read_weights(folder / WEIGHTS_FILE, shapes)
+    starts = _read_starts(folder / STARTS_FILE, spec)
+    card_path = folder / CARD_FILE
+    card = card_path.read_text("utf-8")[:MAX_SPEC_BYTES] if card_path.is_file() else ""
+    return World(spec, weights, starts, _hash(folder), card)
+
+
+def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    with safe_open(path, framework="np") as file:
+        names = set(file.keys())
+        known = set(shapes) | {name + quantize.SCALE for name in shapes}
+        if unknown := sorted(names - known):
+            raise WorldError(f"{path.name}: unknown tensor {unknown[0][:200]}")
+        if missing := sorted(set(shapes) - names):
+            raise WorldError(f"{path.name}: missing tensor {missing[0]}")
+        for name, shape in shapes.items():
+            scaled = name + quantize.SCALE in names
+            _check(file, path, name, shape, "I8" if scaled else "F32")
+            if scaled:
+                _check(file, path, name + quantize.SCALE, shape[:1], "F32")
+        weights = {}
+        for name in shapes:
+            value = file.get_tensor(name)
+            if name + quantize.SCALE in names:
+                value = quantize.dequantize(value, file.get_tensor(name + quantize.SCALE))
+            if not np.isfinite(value).all():
+                raise WorldError(f"{path.name}: tensor {name} holds a value that is not finite")
+            weights[name] = value
+    return weights
+
+
+def _check(file: safe_open, path: Path, name: str, shape: tuple[int, ...], dtype: str) -> None:
+    found = file.get_slice(name)
+    if tuple(found.get_shape()) != shape or found.get_dtype() != dtype:
+        raise WorldError(f"{path.name}: tensor {name} is {found.get_dtype()} {tuple(found.get_shape())}, "
+                         f"expected {dtype} {shape}")
+
+
+def _read_starts(path: Path, spec: WorldSpec) -> np.ndarray:
+    with safe_open(path, framework="np") as file:
+        if list(file.keys()) != ["frames"]:
+            raise WorldError(f"{path.name}: expected one tensor `frames`, found {', '.join(file.keys())[:200]}")
+        shape = tuple(file.get_slice("frames").get_shape())
+        dtype = file.get_slice("frames").get_dtype()
+        frame = (spec.frame_height, spec.frame_width, 3)
+        if dtype != "U8" or len(shape) != 4 or shape[1:] != frame or shape[0] < 1:
+            raise WorldError(f"{path.name}: frames is {dtype} {shape}, expected U8 (N >= 1, {frame[0]}, {frame[1]}, 3)")
+        if int(np.prod(shape, dtype=object)) > MAX_START_BYTES:
+            raise WorldError(f"{path.name}: frames take more than {MAX_START_BYTES} bytes")
+        return file.get_tensor("frames")
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (SPEC_FILE, WEIGHTS_FILE, STARTS_FILE):
+        with (folder / name).open("rb") as file:
+            digest.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def save_world(folder: str | os.PathLike[str], spec: WorldSpec, weights: dict[str, np.ndarray],
+               starts: np.ndarray, card: str) -> World:
+    """Write a world folder, large tensors as int8 per channel, and read it back: what is returned
+    has exactly the weights that a player of the folder will get.
+
+    weights: float32, the names and shapes of `weight_shapes(spec)`; starts: (N, H, W, 3) uint8.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    stored: dict[str, np.ndarray] = {}
+    for name, shape in specs.weight_shapes(spec).items():
+        value = np.ascontiguousarray(weights[name], np.float32)
+        if value.shape != shape:
+            raise WorldError(f"tensor {name} has shape {value.shape}, expected {shape}")
+        if quantize.is_quantized(shape):
+            stored[name], stored[name + quantize.SCALE] = quantize.quantize(value)
+        else:
+            stored[name] = value
+    save_file(stored, target / WEIGHTS_FILE)
+    save_file({"frames": np.ascontiguousarray(starts, np.uint8)}, target / STARTS_FILE)
+    (target / SPEC_FILE).write_text(json.dumps(specs.to_json(spec), indent=2) + "\n", "utf-8")
+    (target / CARD_FILE).write_text(card, "utf-8")
+    return load_world(target)

@@ -1,0 +1,1 @@
+"""How a world is made: record a game, train the autoencoder and the dynamics, judge, pack."""

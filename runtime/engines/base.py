@@ -1,0 +1,72 @@
+"""The protocol of an engine, and the state that its caller owns.
+
+An engine executes one world on one backend. It holds weights and no player: everything that makes
+the next frame what it is lies in a `State`, which the caller owns, copies and batches.
+
+    latent   z_(t-1)  ->  step: ONE pass of the network  ->  z_t, keys and values in slot_of(t)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.core.world import World
+
+
+@dataclass
+class State:
+    """B players at their own frame indices.
+
+    ring    (L, 2, B, H, S * T_padded, D)   keys and values; an array of the engine's own kind
+    latent  (B, C, latent height, latent width) float32 numpy: z of the last frame
+    frame   (B,) int64: index of the last frame made; 0 right after a reset
+    seed    (B,) uint64: key of the noise
+    """
+
+    ring: Any
+    latent: np.ndarray
+    frame: np.ndarray
+    seed: np.ndarray
+
+    @property
+    def batch(self) -> int:
+        return len(self.frame)
+
+    def copy(self) -> State:
+        """A state that shares nothing with this one; costs one copy of the ring."""
+        ring = self.ring.clone() if hasattr(self.ring, "clone") else self.ring.copy()
+        return State(ring, self.latent.copy(), self.frame.copy(), self.seed.copy())
+
+
+class Engine(Protocol):
+    """What a backend provides. Nothing here is thread-safe: one engine, one thread at a time."""
+
+    name: str
+    precision: str
+    world: World
+
+    def new_state(self, batch: int = 1) -> State:
+        """An empty ring, zero latents, frame 0, seeds 0."""
+
+    def step(self, state: State, actions: np.ndarray) -> None:
+        """Make the next frame of every player, in place: one network evaluation per frame and
+        noise level. actions: (B, A) float32, as `ActionSpec.vector` returns them."""
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """(B, C, latent height, latent width) float32 -> (B, H, W, 3) uint8, freshly made."""
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        """(B, H, W, 3) uint8 -> (B, C, latent height, latent width) float32."""
+
+    def describe(self) -> dict[str, Any]:
+        """Name, precision, library versions, threads, device: what identifies its arithmetic."""
+
+
+def empty_state(spec: WorldSpec, ring: Any, batch: int) -> State:
+    """The state that `new_state` returns, around a zero ring of the engine's own kind."""
+    return State(ring, np.zeros((batch, *spec.latent_shape), np.float32),
+                 np.zeros(batch, np.int64), np.zeros(batch, np.uint64))
