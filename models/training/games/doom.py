@@ -1,0 +1,119 @@
+"""Doom through ViZDoom (Farama), with the freely licensed Freedoom assets that its wheel carries.
+
+One step is one tic, 35 a second, the game's own speed. The labels buffer tells where monsters and
+missiles are: recordings use it to weigh small things, scripted players to aim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import vizdoom
+
+from dreamloop.models.core.errors import GameError
+from dreamloop.models.core.spec import ActionSpec, Button
+from dreamloop.models.training.games import View
+
+TICS_PER_SECOND = 35.0
+SCENERY = ("DoomPlayer",)  # the player's own weapon; everything else that has a label matters
+MONSTERS = ("Demon", "DoomImp", "Zombieman", "ShotgunGuy", "ChaingunGuy", "MarineChainsaw", "Cacodemon", "HellKnight")
+
+KEYS = {
+    "forward": Button("forward", ("ArrowUp", "KeyW"), ("button12",)),
+    "backward": Button("backward", ("ArrowDown", "KeyS"), ("button13",)),
+    "turn_left": Button("turn_left", ("ArrowLeft", "KeyA"), ("button14",)),
+    "turn_right": Button("turn_right", ("ArrowRight", "KeyD"), ("button15",)),
+    "attack": Button("attack", ("Space",), ("button0",), ("left",)),
+}
+VIZDOOM_BUTTONS = {
+    "forward": vizdoom.Button.MOVE_FORWARD, "backward": vizdoom.Button.MOVE_BACKWARD,
+    "turn_left": vizdoom.Button.TURN_LEFT, "turn_right": vizdoom.Button.TURN_RIGHT,
+    "attack": vizdoom.Button.ATTACK,
+}
+VARIABLES = {
+    "health": vizdoom.GameVariable.HEALTH, "ammo": vizdoom.GameVariable.AMMO2,
+    "kills": vizdoom.GameVariable.KILLCOUNT, "heading": vizdoom.GameVariable.ANGLE,
+    "x": vizdoom.GameVariable.POSITION_X, "y": vizdoom.GameVariable.POSITION_Y,
+}
+
+
+@dataclass(frozen=True)
+class DoomScenario:
+    """One ViZDoom scenario at 160x120. episode_tics: an episode ends then, if not by death before."""
+
+    name: str
+    config: str
+    buttons: tuple[str, ...]
+    status_bar: bool
+    episode_tics: int
+
+
+DOOM_ARENA = DoomScenario("doom-arena", "defend_the_line.cfg", ("turn_left", "turn_right", "attack"), True, 2100)
+
+
+class DoomGame:
+    """A `Game` (see games/__init__.py) around one `vizdoom.DoomGame`."""
+
+    fps = TICS_PER_SECOND
+    frame_height = 120
+    frame_width = 160
+
+    def __init__(self, scenario: DoomScenario) -> None:
+        self.name = scenario.name
+        self.actions = ActionSpec(tuple(KEYS[name] for name in scenario.buttons))
+        game = vizdoom.DoomGame()
+        game.load_config(str(Path(vizdoom.scenarios_path) / scenario.config))
+        game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+        game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+        game.set_window_visible(False)
+        game.set_sound_enabled(False)
+        game.set_render_hud(scenario.status_bar)
+        game.set_labels_buffer_enabled(True)
+        game.set_depth_buffer_enabled(False)
+        game.set_mode(vizdoom.Mode.PLAYER)
+        game.set_episode_timeout(scenario.episode_tics)
+        game.set_available_buttons([VIZDOOM_BUTTONS[name] for name in scenario.buttons])
+        game.set_available_game_variables(list(VARIABLES.values()))
+        try:
+            game.init()
+        except vizdoom.ViZDoomErrorException as error:
+            raise GameError(f"ViZDoom did not start: {error}") from error
+        self._game = game
+        self._last: View | None = None
+
+    def reset(self, seed: int) -> View:
+        self._game.set_seed(seed & 0x7FFFFFFF)
+        self._game.new_episode()
+        return self._look()
+
+    def step(self, action: np.ndarray) -> View:
+        self._game.make_action([float(value) for value in action], 1)
+        return self._look()
+
+    def _look(self) -> View:
+        state = self._game.get_state()
+        if state is None:  # the episode is over: ViZDoom shows no more, so the last view stands
+            assert self._last is not None
+            return View(self._last.frame, self._last.objects, (), self._last.variables, done=True)
+        things = [label for label in state.labels if label.object_name not in SCENERY]
+        objects = np.isin(state.labels_buffer, [label.value for label in things])
+        targets = tuple(label.x + label.width / 2 - self.frame_width / 2
+                        for label in things if label.object_name in MONSTERS)
+        variables = dict(zip(VARIABLES, map(float, state.game_variables), strict=True))
+        self._last = View(state.screen_buffer.copy(), objects, targets, variables)
+        return self._last
+
+    def close(self) -> None:
+        with contextlib.suppress(vizdoom.ViZDoomErrorException):
+            self._game.close()
+
+    def __enter__(self) -> DoomGame:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
