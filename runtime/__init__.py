@@ -1,1 +1,18 @@
-"""How a world is run."""
+"""How a world is run: engines, the session of a player, the frame loop, the profiler.
+
+    from dreamloop.runtime import Session
+
+    with Session("doom-arena", seed=7) as session:
+        frame = session.step({"turn_left", "attack"})
+"""
+
+from __future__ import annotations
+
+from dreamloop.runtime.clock import SystemClock
+from dreamloop.runtime.engines import Engine, State, engine_status, open_engine
+from dreamloop.runtime.loop import Command, FrameLoop, Presented
+from dreamloop.runtime.profiler import Profiler
+from dreamloop.runtime.session import Frame, Session, Snapshot
+
+__all__ = ["Command", "Engine", "Frame", "FrameLoop", "Presented", "Profiler", "Session", "Snapshot", "State",
+           "SystemClock", "engine_status", "open_engine"]

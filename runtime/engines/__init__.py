@@ -1,1 +1,120 @@
-"""One file per backend behind one protocol."""
+"""One file per backend behind one protocol (`base.py`); this file finds and opens them.
+
+    engine = open_engine(world)                    # "auto": the first that can run, and says which
+    engine = open_engine(world, "onnxruntime")     # this one, or an EngineError with the reason
+    choice_of(engine)                              # "onnxruntime, the first of onnxruntime, torch"
+
+Backends are imported when they are asked for, so playing needs neither torch nor anything else
+that it does not use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import cast
+
+from dreamloop.models.core.errors import EngineError
+from dreamloop.models.core.world import World
+from dreamloop.runtime.engines.base import Engine, State
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where an engine lives. needs: importable packages it cannot do without; extra: what to install."""
+
+    name: str
+    module: str
+    class_name: str
+    needs: tuple[str, ...]
+    extra: str
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """Whether an engine can run here, and the reason in one line."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+BACKENDS = {b.name: b for b in (
+    Backend("onnxruntime", "dreamloop.runtime.engines.onnx_engine", "OnnxEngine", ("onnx", "onnxruntime"), "onnx"),
+    Backend("torch", "dreamloop.runtime.engines.torch_engine", "TorchEngine", ("torch",), "train"),
+)}
+AUTO_ORDER = ("onnxruntime", "torch")
+ENGINE_NAMES = ("native", "triton", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
+
+
+def _missing(backend: Backend) -> str:
+    """Why this backend cannot be imported, or an empty string."""
+    for package in backend.needs:
+        try:
+            importlib.import_module(package)
+        except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return f"{package} cannot be imported ({reason}); pip install 'dreamloop[{backend.extra}]'"
+    return ""
+
+
+def engine_status(name: str) -> EngineStatus:
+    """Whether the engine `name` can run on this machine."""
+    if name not in BACKENDS:
+        return EngineStatus(name, False, f"not in this version, which has {', '.join(BACKENDS)}")
+    reason = _missing(BACKENDS[name])
+    if reason:
+        return EngineStatus(name, False, reason)
+    versions = [f"{package} {getattr(importlib.import_module(package), '__version__', '?')}"
+                for package in BACKENDS[name].needs]
+    return EngineStatus(name, True, ", ".join(versions))
+
+
+def _open(world: World, name: str, precision: str | None, threads: int | None) -> Engine:
+    status = engine_status(name)
+    if not status.available:
+        raise EngineError(f"engine {name} is not available: {status.reason}")
+    backend = BACKENDS[name]
+    kind = getattr(importlib.import_module(backend.module), backend.class_name)
+    options = {} if precision is None else {"precision": precision}
+    return cast(Engine, kind(world, threads=threads, **options))
+
+
+def open_engine(world: World, engine: str = "auto", precision: str | None = None,
+                threads: int | None = None) -> Engine:
+    """The engine `engine` with the weights of `world`, ready to step.
+
+    engine: one of `ENGINE_NAMES`, or `auto`, which takes the first of `AUTO_ORDER` that can run;
+    precision: None is the engine's own default; threads: None leaves it to the backend.
+    Raises `EngineError`: an engine asked for by name never falls back to another one.
+    """
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads={threads} must be 1 or more")
+    if engine != "auto":
+        if engine not in ENGINE_NAMES:
+            raise EngineError(f"no engine {engine[:100]!r}; known: auto, {', '.join(ENGINE_NAMES)}")
+        return _chosen(_open(world, engine, precision, threads), f"{engine}, as asked")
+    reasons = []
+    for name in AUTO_ORDER:
+        try:
+            opened = _open(world, name, precision, threads)
+        except EngineError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        why = f"{name}, because {'; '.join(reasons)}" if reasons else f"{name}, the first of {', '.join(AUTO_ORDER)}"
+        return _chosen(opened, why)
+    raise EngineError(f"no engine can run here: {'; '.join(reasons)}")
+
+
+def _chosen(engine: Engine, why: str) -> Engine:
+    setattr(engine, "choice", why)  # noqa: B010  not part of the protocol, only carried with it
+    return engine
+
+
+def choice_of(engine: Engine) -> str:
+    """What `open_engine` picked and why, in one line."""
+    return str(getattr(engine, "choice", f"{engine.name}, given by the caller"))
+
+
+__all__ = ["AUTO_ORDER", "ENGINE_NAMES", "Engine", "EngineStatus", "State", "choice_of", "engine_status",
+           "open_engine"]
