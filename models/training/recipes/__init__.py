@@ -1,0 +1,32 @@
+"""Recipes: everything that makes one world what it is, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.training.autoencoder import AutoencoderTraining
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """spec: the world to make; record_frames: how much to record; shares: parts of the time budget
+    by stage; gates: least figure by `stage.figure` (the run stops below it)."""
+
+    spec: WorldSpec
+    record_frames: int
+    held_out_frames: int
+    minutes: float
+    shares: dict[str, float]
+    gates: dict[str, float]
+    autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises `DreamloopError` if there is none."""
+    from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
+    recipes = {r.spec.name: r for r in (DOOM_ARENA,)}
+    if name not in recipes:
+        raise DreamloopError(f"unknown recipe {name!r}; known: {', '.join(sorted(recipes))}")
+    return recipes[name]

@@ -1,0 +1,81 @@
+"""Recorded episodes as training data: frames at random, clips of latents at random.
+
+Frames stay on disk and are read through the page cache; latents of a whole recording (5 KB a
+frame) fit in memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from dreamloop.models.core.errors import GameError
+
+
+class Recording:
+    """All episodes of one split of a recording folder, read lazily."""
+
+    def __init__(self, folder: Path | str, split: str = "train") -> None:
+        self.paths = sorted((Path(folder) / split).glob("*.safetensors"))
+        if not self.paths:
+            raise GameError(f"no {split} episodes in {Path(folder).name}: record some first")
+        self._files: list[Any] = [safe_open(path, framework="np").__enter__() for path in self.paths]
+        self.lengths = np.array([file.get_slice("frames").get_shape()[0] for file in self._files])
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.actions = [file.get_tensor("actions") for file in self._files]
+        self.width = int(self._files[0].metadata()["width"])
+
+    def __len__(self) -> int:
+        """Frames in all."""
+        return int(self.starts[-1])
+
+    def frames(self, episode: int, first: int, count: int) -> np.ndarray:
+        """(count, H, W, 3) uint8."""
+        return self._files[episode].get_slice("frames")[first : first + count]
+
+    def objects(self, episode: int, first: int, count: int) -> np.ndarray:
+        """(count, H, W) bool: small things that matter."""
+        packed = self._files[episode].get_slice("objects")[first : first + count]
+        return np.unpackbits(packed, axis=2, count=self.width).astype(bool)
+
+    def sample_frames(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`count` random moments: the frame, the one before it (itself at an episode's start), both
+        (count, H, W, 3) uint8, and the frame's objects (count, H, W) bool."""
+        now, before, objects = [], [], []
+        for index in rng.integers(0, len(self), count):
+            episode = int(np.searchsorted(self.starts, index, side="right") - 1)
+            t = int(index - self.starts[episode])
+            pair = self.frames(episode, max(t - 1, 0), 2 if t else 1)
+            now.append(pair[-1])
+            before.append(pair[0])
+            objects.append(self.objects(episode, t, 1)[0])
+        return np.stack(now), np.stack(before), np.stack(objects)
+
+
+class LatentClips:
+    """Latents and actions of a recording, for training the dynamics.
+
+    latents: per episode (N, C, h, w) float16; actions: per episode (N, A) float32.
+    """
+
+    def __init__(self, latents: list[np.ndarray], actions: list[np.ndarray], clip_frames: int) -> None:
+        usable = [i for i, z in enumerate(latents) if len(z) > clip_frames]
+        if not usable:
+            raise GameError(f"no episode is longer than a clip of {clip_frames} frames: record longer ones")
+        self.latents, self.actions = [latents[i] for i in usable], [actions[i] for i in usable]
+        self.clip_frames = clip_frames
+        self._starts = np.array([len(z) - clip_frames for z in self.latents])
+
+    def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """`count` clips: latents (count, clip_frames + 1, C, h, w) float32, whose first entry is the
+        frame before the clip, and the actions that led to the others (count, clip_frames, A)."""
+        episodes = rng.choice(len(self._starts), count, p=self._starts / self._starts.sum())
+        z, a = [], []
+        for episode in episodes:
+            first = int(rng.integers(0, self._starts[episode]))
+            z.append(self.latents[episode][first : first + self.clip_frames + 1])
+            a.append(self.actions[episode][first + 1 : first + self.clip_frames + 1])
+        return np.stack(z).astype(np.float32), np.stack(a)
