@@ -1,0 +1,191 @@
+"""The one step: a block-causal diffusion transformer, the definition of the mathematics.
+
+    tokens_t = W_in [ z_(t-1) ; x_t ] + W_a a_t           x_t = noise at play; (1-s) z_t + s n_t in training
+    c_t      = MLP(condition_t)                           condition: action, noise level, step size, history noise
+    m_t      = W_m silu(c_t)                              6 x width, shared by all blocks; block i adds table_i
+    h        = h + gate1 Attention(norm(h) (1 + scale1) + shift1)      full in a frame, causal across frames
+    h        = h + gate2 MLP(norm(h) (1 + scale2) + shift2)            MLP = W_down gelu_tanh(W_up h)
+    z_t      = z_(t-1) + W_out (norm(h) (1 + scale) + shift)           (shift, scale) = final_table + c_t
+
+norm is RMS over the width without weight; queries and keys are RMS-normalised per head with a
+weight, then rotated (core/conditioning.py). The same pass that makes frame t yields its keys and
+values, so a frame costs ONE evaluation (the recycling idea of AAPT, Seaweed-APT2, 2025; x-prediction
+with noise levels after Diffusion Forcing, Chen et al. 2024; shared AdaLN with per-block tables
+after PixArt, Chen et al. 2023).
+
+Two ways through the same blocks: `sequence` (a clip at once under a frame mask; training, and the
+uncached reference) and `step` (one frame against the ring; play). Letters: B batch, F frames,
+T tokens of a frame, W width, H heads, D head size, C latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dreamloop.models.core import conditioning
+from dreamloop.models.core.plan import frame_mask
+from dreamloop.models.core.spec import WorldSpec
+
+NORM_EPSILON = 1e-6
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x / sqrt(mean x^2 + 1e-6) over the last axis."""
+    return functional.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position: pairs (i, i + D/2) of the last axis; cos, sin broadcast to (..., D/2)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class Block(nn.Module):
+    """Attention and MLP of one layer. Tokens h: (B, F, T, W); modulation: (B, F, 6, W)."""
+
+    def __init__(self, spec: WorldSpec) -> None:
+        super().__init__()
+        d = spec.dynamics
+        self.heads, self.head_size = d.heads, d.head_size
+        self.table = nn.Parameter(torch.zeros(6, d.width))
+        self.qkv = nn.Linear(d.width, 3 * d.width, bias=False)
+        self.query_norm = nn.Parameter(torch.ones(d.head_size))
+        self.key_norm = nn.Parameter(torch.ones(d.head_size))
+        self.out = nn.Linear(d.width, d.width, bias=False)
+        self.up = nn.Linear(d.width, d.mlp_width)
+        self.down = nn.Linear(d.mlp_width, d.width)
+
+    def forward(self, h: Tensor, modulation: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """attend: queries, keys, values (B, H, F, T, D), normalised, not rotated -> (B, H, F, T, D)."""
+        b, f, t, w = h.shape
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table)[:, :, :, None].unbind(2)
+        qkv = self.qkv(rms_norm(h) * (1 + scale1) + shift1)
+        q, k, v = qkv.view(b, f, t, 3, self.heads, self.head_size).permute(3, 0, 4, 1, 2, 5).unbind(0)
+        attended = attend(rms_norm(q) * self.query_norm, rms_norm(k) * self.key_norm, v)
+        h = h + gate1 * self.out(attended.permute(0, 2, 3, 1, 4).reshape(b, f, t, w))
+        return h + gate2 * self.down(functional.gelu(self.up(rms_norm(h) * (1 + scale2) + shift2), approximate="tanh"))
+
+
+class Dynamics(nn.Module):
+    """z_(t-1), x_t, action and levels of every frame -> z_t, and keys and values per layer."""
+
+    def __init__(self, spec: WorldSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        d = spec.dynamics
+        self.input = nn.Linear(2 * spec.token_channels, d.width)
+        self.action = nn.Linear(spec.actions.size, d.width, bias=False)
+        self.condition = nn.ModuleDict({"first": nn.Linear(spec.condition_size, d.width),
+                                        "second": nn.Linear(d.width, d.width)})
+        self.modulation = nn.Linear(d.width, 6 * d.width)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(d.layers))
+        self.final_table = nn.Parameter(torch.zeros(2, d.width))
+        self.output = nn.Linear(d.width, spec.token_channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """At the start every gate is open, the modulation is the table alone, and z_t = z_(t-1)."""
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.condition["second"].weight)
+        nn.init.zeros_(self.condition["second"].bias)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        for block in self.blocks:
+            block.table.data[[2, 5]] = 1.0
+            nn.init.normal_(block.out.weight, std=0.02)
+            nn.init.normal_(block.down.weight, std=0.02)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """(..., C, h, w) -> (..., T, C * patch^2), channel-major within a token."""
+        *lead, c, height, width = latents.shape
+        p = self.spec.dynamics.patch
+        x = latents.reshape(*lead, c, height // p, p, width // p, p)
+        n = len(lead)
+        x = x.permute(*range(n), n + 1, n + 3, n, n + 2, n + 4)
+        return x.reshape(*lead, (height // p) * (width // p), c * p * p)
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        """Inverse of `patchify`."""
+        *lead, _, _ = tokens.shape
+        p, (rows, columns), c = self.spec.dynamics.patch, self.spec.grid, self.spec.autoencoder.latent_channels
+        n = len(lead)
+        x = tokens.reshape(*lead, rows, columns, c, p, p).permute(*range(n), n + 2, n, n + 3, n + 1, n + 4)
+        return x.reshape(*lead, c, rows * p, columns * p)
+
+    def forward(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, attend: Attend) -> Tensor:
+        """previous (z_(t-1)), x: (B, F, C, h, w); action: (B, F, A); condition: (B, F, condition_size);
+        attend(layer, q, k, v): see `Block`. Returns z_t, (B, F, C, h, w)."""
+        h = self.input(torch.cat([self.patchify(previous), self.patchify(x)], dim=-1))
+        h = h + self.action(action)[:, :, None]
+        c = self.condition["second"](functional.silu(self.condition["first"](condition)))
+        modulation = self.modulation(functional.silu(c)).unflatten(-1, (6, -1))
+        for layer, block in enumerate(self.blocks):
+            h = block(h, modulation, lambda q, k, v, layer=layer: attend(layer, q, k, v))
+        shift, scale = (self.final_table + c[:, :, None])[:, :, :, None].unbind(2)
+        return previous + self.unpatchify(self.output(rms_norm(h) * (1 + scale) + shift))
+
+    def sequence(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, first: int = 1) -> Tensor:
+        """A clip of frames first .. first + F - 1 at once, from an empty past, under the frame mask
+        of the world's memory and plan: what `step` computes one frame at a time."""
+        geometry = sequence_geometry(self.spec, first, x.shape[1], x.device, x.dtype)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attend_sequence(geometry, q, k, v)
+
+        return self(previous, x, action, condition, attend)
+
+
+class SequenceGeometry:
+    """Rotations and masks of a clip, built once per clip and shared by all layers.
+
+    cos, sin: (F, T, D/2); mask: (F * T, F * T) bool over the keys of all frames. With sinks, sink
+    frames' keys are seen by frame t at a turned-back time, which depends on t: those scores are
+    computed apart, with `sink_cos`, `sink_sin`: (F, sinks in the clip, T, D/2).
+    """
+
+    def __init__(self, spec: WorldSpec, first: int, frames: int, device: torch.device, dtype: torch.dtype) -> None:
+        def tensors(angles: np.ndarray) -> tuple[Tensor, Tensor]:
+            return (torch.from_numpy(np.cos(angles)).to(device, dtype), torch.from_numpy(np.sin(angles)).to(device, dtype))
+
+        times = np.arange(first, first + frames)
+        space = conditioning.space_angles(spec)
+        self.cos, self.sin = tensors(conditioning.time_angles(spec, times)[:, None] + space)
+        seen = frame_mask(spec.memory, spec.plan, first, frames)
+        self.sinks = max(min(spec.memory.sink_frames - first + 1, frames), 0)
+        self.sink_offset = first - 1
+        t = spec.tokens
+        self.mask = torch.from_numpy(seen.repeat(t, 0).repeat(t, 1)).to(device)
+        if self.sinks:
+            turned = np.stack([conditioning.sink_times(spec, int(time)) for time in times])
+            turned = turned[:, self.sink_offset : self.sink_offset + self.sinks]
+            self.sink_cos, self.sink_sin = tensors(conditioning.time_angles(spec, turned)[:, :, None] + space)
+
+
+def sequence_geometry(spec: WorldSpec, first: int, frames: int, device: torch.device,
+                      dtype: torch.dtype) -> SequenceGeometry:
+    return SequenceGeometry(spec, first, frames, device, dtype)
+
+
+def attend_sequence(geometry: SequenceGeometry, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Masked attention over a clip; q, k, v: (B, H, F, T, D), not rotated."""
+    b, heads, f, t, d = q.shape
+    turned_q = rotate(q, geometry.cos, geometry.sin).to(v.dtype).reshape(b, heads, f * t, d)
+    turned_k = rotate(k, geometry.cos, geometry.sin).to(v.dtype).reshape(b, heads, f * t, d)
+    flat_v = v.reshape(b, heads, f * t, d)
+    if not geometry.sinks:
+        out = functional.scaled_dot_product_attention(turned_q, turned_k, flat_v, attn_mask=geometry.mask)
+        return out.view(b, heads, f, t, d)
+    n = geometry.sinks
+    scores = turned_q @ turned_k.transpose(-1, -2) * d**-0.5
+    sink_k = rotate(k[:, :, None, :n], geometry.sink_cos, geometry.sink_sin).to(v.dtype)
+    sink_scores = torch.einsum("bhftd,bhfnsd->bhftns", turned_q.view(b, heads, f, t, d), sink_k) * d**-0.5
+    # a sink frame of the clip is column frame 0 .. n - 1; its scores replace the unclamped ones
+    scores = torch.cat([sink_scores.reshape(b, heads, f * t, n * t), scores[..., n * t :]], dim=-1)
+    return (scores.masked_fill(~geometry.mask, -torch.inf).softmax(-1) @ flat_v).view(b, heads, f, t, d)
