@@ -32,17 +32,17 @@ START_FRAMES = 3
 
 def tiny_spec(**overrides: Any) -> WorldSpec:
     """The spec of a tiny world; overrides: fields of `WorldSpec`, such as `memory=MemorySpec(...)`."""
-    fields: dict[str, Any] = dict(
-        name="tiny", game="none", frame_height=32, frame_width=48, fps=35.0,
-        actions=ActionSpec((
+    fields: dict[str, Any] = {
+        "name": "tiny", "game": "none", "frame_height": 32, "frame_width": 48, "fps": 35.0,
+        "actions": ActionSpec((
             Button("turn_left", keys=("ArrowLeft", "KeyA")),
             Button("turn_right", keys=("ArrowRight", "KeyD")),
             Button("attack", keys=("Space",)))),
-        autoencoder=AutoencoderSpec(latent_channels=4, widths=(8, 8, 8), encoder_blocks=(1, 0, 1),
-                                    decoder_blocks=(1, 1, 0)),
-        dynamics=DynamicsSpec(width=32, layers=2, heads=2, mlp_width=48),
-        memory=MemorySpec(window_frames=4, sink_frames=2, dilated_frames=2, dilation=3, max_age=20),
-        plan=PlanSpec(block_tokens=4))
+        "autoencoder": AutoencoderSpec(latent_channels=4, widths=(8, 8, 8), encoder_blocks=(1, 0, 1),
+                                       decoder_blocks=(1, 1, 0)),
+        "dynamics": DynamicsSpec(width=32, layers=2, heads=2, mlp_width=48),
+        "memory": MemorySpec(window_frames=4, sink_frames=2, dilated_frames=2, dilation=3, max_age=20),
+        "plan": PlanSpec(block_tokens=4)}
     return WorldSpec(**{**fields, **overrides})
 
 

@@ -1,0 +1,250 @@
+"""The command line.
+
+    dreamloop play doom-arena --headless --frames 600 --json
+
+Every verb has `--json`: the last line of standard output is then one JSON object. What the user
+can put right is one line on standard error and exit status 2; anything else is a defect of ours
+and shows its traceback. A verb imports what it needs when it runs, so playing needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from dreamloop.models.core.errors import DreamloopError
+
+DEFAULT_WORLD = "doom-arena"
+Verb = Callable[[argparse.Namespace], dict[str, Any]]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _whole(lowest: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `lowest` up."""
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{value} must be {lowest} or more")
+        return value
+    return parse
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes") from None
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
+
+
+# -- verbs ---------------------------------------------------------------------------------------------
+
+
+def _play(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos.play import WARMUP_FRAMES, play
+    from dreamloop.models.core.world import load_world
+    report = play(load_world(args.world), _play_options(args))
+    if report["frames"]:
+        print(f"{report['frames']} frames after {WARMUP_FRAMES} of warm-up: {report['fps']} frames a second; "
+              f"step and decode {report['p50_ms']} ms p50, {report['p95_ms']} p95, {report['p99_ms']} p99; "
+              f"{report['late_frames']} late; {report['peak_rss_mb']} MB")
+    return report
+
+
+def _play_options(args: argparse.Namespace) -> Any:
+    from dreamloop.demos.play import PlayOptions
+    return PlayOptions(
+        engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed, start=args.start,
+        frames=args.frames, headless=args.headless, record=args.record, actions=args.actions, scale=args.scale,
+        hold=None if args.hold is None else tuple(filter(None, args.hold.split(","))))
+
+
+def _profile(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos.play import PlayOptions, play
+    from dreamloop.models.core.world import load_world
+    from dreamloop.runtime.profiler import Profiler
+    world, profiler = load_world(args.world), Profiler()
+    report = play(world, PlayOptions(engine=args.engine, precision=args.precision, threads=args.threads,
+                                     seed=args.seed, frames=args.frames, headless=not args.window), profiler)
+    stages = profiler.summary()
+    print(f"{'ms a frame':<12}{'p50':>9}{'p95':>9}{'p99':>9}{'worst':>9}")
+    for name, row in stages.items():
+        print(f"{name:<12}" + "".join(f"{row[key]:9.2f}" for key in ("p50_ms", "p95_ms", "p99_ms", "worst_ms")))
+    title = f"{world.name} on {report['engine']} {report['precision']}"
+    if args.trace:
+        profiler.save_trace(args.trace, f"dreamloop {title}")
+        print(f"wrote {args.trace}; open it at https://ui.perfetto.dev")
+    if args.plot:
+        profiler.plot(args.plot, title, 1000 / world.spec.fps)
+        print(f"wrote {args.plot}")
+    rounded = {name: {key: round(value, 4) for key, value in row.items()} for name, row in stages.items()}
+    return {**{key: report[key] for key in ("world", "engine", "precision", "frames", "warmup_frames")},
+            "budget_ms": round(1000 / world.spec.fps, 3), "stages": rounded}
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.models.core.world import load_world
+    world = load_world(args.world)
+    with _packages("evaluating", "games"):
+        from dreamloop.runtime import evaluate
+        return evaluate.evaluate(world, engine=args.engine, precision=args.precision, frames=args.frames,
+                                 plot=args.plot, video=args.video)
+
+
+def _record(args: argparse.Namespace) -> dict[str, Any]:
+    with _packages("recording", "games"):
+        from dreamloop.models.training import recording
+        result = recording.record(args.game, args.out, frames=args.frames, seed=args.seed)
+    return {"game": args.game, "out": args.out, **result}
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    with _packages("training", "train"):
+        from dreamloop.models.training import pipeline
+        folder = pipeline.train(args.recipe, minutes=args.minutes, device=args.device, resume=args.resume,
+                                run_folder=args.run_folder)
+    return {"recipe": args.recipe, "world": str(folder)}
+
+
+@contextlib.contextmanager
+def _packages(what: str, extra: str) -> Iterator[None]:
+    """Turn a package that is not installed into a line that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("dreamloop"):
+            raise
+        raise DreamloopError(f"{what} needs {error.name}: pip install 'dreamloop[{extra}]'") from error
+
+
+def _worlds(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.models.core.world import ZOO, load_world, zoo_names
+    rows: list[dict[str, Any]] = []
+    for name in zoo_names():
+        size = sum(file.stat().st_size for file in (ZOO / name).iterdir() if file.is_file()) / 1e6
+        try:
+            spec = load_world(name).spec
+        except DreamloopError as error:
+            rows.append({"world": name, "error": str(error)})
+            print(f"{name:<16}  refused: {error}")
+            continue
+        rows.append({"world": name, "size_mb": round(size, 2), "width": spec.frame_width,
+                     "height": spec.frame_height, "fps": spec.fps, "actions": list(spec.actions.names)})
+        print(f"{name:<16}{size:6.1f} MB  {spec.frame_width}x{spec.frame_height}  {spec.fps:g} frames a second  "
+              f"{' '.join(spec.actions.names)}")
+    if not rows:
+        print("no worlds came with this package; `dreamloop train doom-arena` makes one")
+    return {"worlds": rows}
+
+
+def _engines(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.runtime.engines import AUTO_ORDER, ENGINE_NAMES, engine_status
+    statuses = [engine_status(name) for name in ENGINE_NAMES]
+    auto = next((name for name in AUTO_ORDER if any(s.name == name and s.available for s in statuses)), None)
+    for status in statuses:
+        print(f"{status.name:<14}{'can run' if status.available else 'cannot run':<12}{status.reason}")
+    print(f"auto picks {auto or 'none of them'}")
+    return {"auto": auto, "available": [s.name for s in statuses if s.available],
+            "unavailable": {s.name: s.reason for s in statuses if not s.available}}
+
+
+# -- parsing -------------------------------------------------------------------------------------------
+
+
+def _add_engine(parser: argparse.ArgumentParser, threads: bool = True) -> None:
+    parser.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
+                        help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
+    parser.add_argument("--engine", default="auto", metavar="E", help="see `dreamloop engines` (default: auto)")
+    parser.add_argument("--precision", metavar="P", help="such as fp32 (default: the engine's own)")
+    if threads:
+        parser.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the engine")
+        parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of the noise (default: 0)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="dreamloop", description="Game worlds that a neural network dreams, in real time.",
+                     epilog="Begin with: dreamloop play")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+
+    def verb(name: str, run: Verb, text: str, example: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+                                 epilog=f"Example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        added.add_argument("--json", action="store_true", help="end with one line of JSON on standard output")
+        added.set_defaults(run=run)
+        return added
+
+    play = verb("play", _play, "play a world in a window", "dreamloop play doom-arena --record out.mp4")
+    _add_engine(play)
+    play.add_argument("--start", default="0", metavar="I|IMAGE", help="a start frame by index, or any image")
+    play.add_argument("--headless", action="store_true", help="no window, scripted input, as fast as it can")
+    play.add_argument("--frames", type=_whole(1), metavar="N", help="stop after N frames")
+    play.add_argument("--record", metavar="F.mp4", help="write what is shown to a video")
+    play.add_argument("--actions", metavar="F.ndjson", help="write a log of every input")
+    play.add_argument("--hold", metavar="A,B", help="headless: hold these actions instead of random ones")
+    play.add_argument("--scale", type=_whole(1), metavar="N", help="screen pixels per pixel (default: about 800 wide)")
+
+    profile = verb("profile", _profile, "say where the milliseconds of a frame go",
+                   "dreamloop profile doom-arena --trace trace.json --plot profile.png")
+    _add_engine(profile)
+    profile.add_argument("--frames", type=_whole(1), default=300, metavar="N", help="frames to time (default: 300)")
+    profile.add_argument("--window", action="store_true", help="with the window and its pace (default: headless)")
+    profile.add_argument("--trace", metavar="F.json", help="write a trace for https://ui.perfetto.dev")
+    profile.add_argument("--plot", metavar="F.png", help="write a picture of the stages over time")
+
+    evaluate = verb("evaluate", _evaluate, "judge a world against the real game",
+                    "dreamloop evaluate doom-arena --plot strip.png")
+    _add_engine(evaluate, threads=False)
+    evaluate.add_argument("--frames", type=_whole(1), metavar="N", help="length of the long dream (default: 1000)")
+    evaluate.add_argument("--plot", metavar="F.png", help="write a strip of pictures, game over dream")
+    evaluate.add_argument("--video", metavar="F.mp4", help="write game and dream side by side")
+
+    record = verb("record", _record, "record a real game", "dreamloop record doom-arena recordings/arena")
+    record.add_argument("game", metavar="GAME", help="name of the game")
+    record.add_argument("out", metavar="OUT", help="folder to write to")
+    record.add_argument("--frames", type=_whole(1), default=10_000, metavar="N", help="how many frames (default: 10000)")
+    record.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of the game and the players")
+
+    train = verb("train", _train, "make a world", "dreamloop train doom-arena --minutes 60 --resume")
+    train.add_argument("recipe", metavar="RECIPE", help="name of the recipe, such as doom-arena")
+    train.add_argument("--minutes", type=_minutes, metavar="M", help="time for all stages (default: the recipe's)")
+    train.add_argument("--device", metavar="D", help="cpu or cuda (default: what is there)")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--run-folder", metavar="OUT", help="where checkpoints lie (default: the recipe's)")
+
+    verb("worlds", _worlds, "list the worlds that came with the package", "dreamloop worlds")
+    verb("engines", _engines, "list the engines, and why one cannot run", "dreamloop engines")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        report = args.run(args)
+    except DreamloopError as error:
+        print(f"dreamloop {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if args.json:
+        print(json.dumps(report), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""Where frames go when there is no window: nowhere, a video file, or several places at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from dreamloop.models.core.errors import DreamloopError
+from dreamloop.runtime.loop import Sink
+from dreamloop.runtime.session import Frame
+
+VIDEO_SCALE = 2  # so that the halved colour resolution of yuv420p loses nothing
+
+
+class NoSink:
+    """Drops every frame."""
+
+    def present(self, frame: Frame) -> None:
+        pass
+
+    def hold(self) -> None:
+        pass
+
+
+class Sinks:
+    """Shows every frame on each of several sinks, in order."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    def present(self, frame: Frame) -> None:
+        for sink in self._sinks:
+            sink.present(frame)
+
+    def hold(self) -> None:
+        for sink in self._sinks:
+            sink.hold()
+
+
+class VideoSink:
+    """Writes frames to an MP4 through PyAV: H.264 where this build has an encoder, MPEG-4 otherwise.
+
+    The file is written beside the target and takes its name on a clean `close`; a failed recording
+    leaves nothing behind. Pauses are not recorded.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], height: int, width: int, fps: float) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise DreamloopError(f"recording needs PyAV ({error}); pip install av") from error
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".mp4":
+            raise DreamloopError(f"--record {self.path}: a recording is an .mp4 file")
+        self._part = self.path.with_name(self.path.name + ".part")
+        try:
+            self._part.open("wb").close()  # PyAV's own message does not say which file it was
+        except OSError as error:
+            raise DreamloopError(f"cannot write {self.path}: {error.strerror}") from error
+        self._av: Any = av
+        self._size = (height * VIDEO_SCALE, width * VIDEO_SCALE)  # even, as yuv420p needs it
+        self._container: Any = av.open(str(self._part), "w", format="mp4")
+        codec, options = "mpeg4", {"qscale": "2"}
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):
+            av.Codec("libx264", "w")
+            codec, options = "libx264", {"crf": "18", "preset": "veryfast"}
+        self._stream: Any = self._container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000),
+                                                       options=options)
+        self._stream.height, self._stream.width = self._size
+        self._stream.pix_fmt = "yuv420p"
+        self.codec = codec
+        self.frames = 0
+
+    def present(self, frame: Frame) -> None:
+        pixels = frame.pixels.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1)
+        picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        for packet in self._stream.encode(picture):
+            self._container.mux(packet)
+        self.frames += 1
+
+    def hold(self) -> None:
+        pass
+
+    def close(self, keep: bool = True) -> None:
+        """Finish the file; keep=False throws it away. A second call does nothing."""
+        if self._container is None:
+            return
+        keep = keep and self.frames > 0
+        if keep:
+            for packet in self._stream.encode():
+                self._container.mux(packet)
+        self._container.close()
+        self._container = None
+        if keep:
+            os.replace(self._part, self.path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close(keep=kind is None or issubclass(kind, KeyboardInterrupt))
