@@ -1,0 +1,183 @@
+/* dreamloop.runtime._kernels: numpy arrays in, the C interface out. The only file that knows pybind11.
+ *
+ * Everything that a kernel takes on trust is checked here, once per call: types, shapes, strides,
+ * every listed block. The lists are copied as they are checked, so another thread that changes them
+ * while the kernel runs without the interpreter's lock cannot lead it out of bounds.
+ */
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dreamloop.h"
+
+namespace py = pybind11;
+
+namespace {
+
+[[noreturn]] void refuse(const std::string &message) { throw py::value_error(message); }
+
+std::string shape_of(const py::array &array) { return py::str(array.attr("shape")); }
+
+void check_shape(const py::array &array, const char *name, const std::vector<py::ssize_t> &expected) {
+    const bool same = array.ndim() == static_cast<py::ssize_t>(expected.size()) &&
+                      std::equal(expected.begin(), expected.end(), array.shape());
+    if (same) return;
+    std::string wanted;
+    for (const auto size : expected) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
+    refuse(std::string(name) + " has shape " + shape_of(array) + ", expected (" + wanted + ")");
+}
+
+/* A (B, H, tokens, D) float32 array as the kernels take it: D contiguous, other strides free. */
+void check_tensor(const py::array &array, const char *name, int64_t stride[3]) {
+    if (!array.dtype().equal(py::dtype::of<float>()))
+        refuse(std::string(name) + " is " + std::string(py::str(array.dtype())) + ", expected float32");
+    if (array.ndim() != 4) refuse(std::string(name) + " has shape " + shape_of(array) + ", expected (B, H, tokens, D)");
+    const auto item = static_cast<py::ssize_t>(sizeof(float));
+    if (array.strides(3) != item && array.shape(3) > 1)
+        refuse(std::string(name) + " must be contiguous along its last axis");
+    for (int axis = 0; axis < 3; axis++) {
+        if (array.strides(axis) % item != 0) refuse(std::string(name) + " has a stride that is no whole float");
+        stride[axis] = array.strides(axis) / item;
+    }
+    if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) != 0)
+        refuse(std::string(name) + " is not aligned to a float");
+}
+
+/* First and last byte + 1 that a non-empty tensor may touch. */
+std::pair<std::intptr_t, std::intptr_t> extent(const py::array &array) {
+    auto low = reinterpret_cast<std::intptr_t>(array.data()), high = low + array.itemsize();
+    for (py::ssize_t axis = 0; axis < array.ndim(); axis++) {
+        const auto span = (array.shape(axis) - 1) * array.strides(axis);
+        (span < 0 ? low : high) += span;
+    }
+    return {low, high};
+}
+
+void check_apart(const py::array &out, const py::array &input, const char *name) {
+    const auto a = extent(out), b = extent(input);
+    if (a.first < b.second && b.first < a.second) refuse(std::string("out overlaps ") + name);
+}
+
+/* A contiguous private copy of an int32 array of the given rank whose leading sizes are 1 or as given. */
+std::vector<int32_t> copy_list(const py::array &array, const char *name, const std::vector<py::ssize_t> &most,
+                               size_t broadcast) {
+    if (!array.dtype().equal(py::dtype::of<int32_t>()))
+        refuse(std::string(name) + " is " + std::string(py::str(array.dtype())) + ", expected int32");
+    auto expected = most;
+    for (size_t axis = 0; axis < broadcast && static_cast<py::ssize_t>(axis) < array.ndim(); axis++)
+        if (array.shape(axis) == 1) expected[axis] = 1;
+    check_shape(array, name, expected);
+    const auto packed = py::array_t<int32_t, py::array::c_style | py::array::forcecast>::ensure(array);
+    if (!packed) throw py::error_already_set();
+    return {packed.data(), packed.data() + packed.size()};
+}
+
+/* Every list of the plan: in range, nothing twice, something to read. */
+void check_lists(const dreamloop_attention &call) {
+    std::vector<int64_t> seen(call.key_blocks, -1);
+    const int64_t lists = call.list_players * call.list_heads * call.query_blocks;
+    for (int64_t player = 0; player < call.length_players; player++)
+        for (int64_t block = 0; block < call.key_blocks; block++) {
+            const int32_t length = call.block_length[player * call.key_blocks + block];
+            if (length < 0 || length > call.block_tokens)
+                refuse("block_length " + std::to_string(length) + " of block " + std::to_string(block) +
+                       " must be 0.." + std::to_string(call.block_tokens));
+        }
+    for (int64_t list = 0; list < lists; list++) {
+        const int32_t *index = call.block_index + list * call.max_blocks, count = call.block_count[list];
+        const std::string row = " of query block " + std::to_string(list % call.query_blocks);
+        if (count < 1 || count > call.max_blocks)
+            refuse("block_count " + std::to_string(count) + row + " must be 1.." + std::to_string(call.max_blocks));
+        for (int32_t i = 0; i < count; i++) {
+            if (index[i] < 0 || index[i] >= call.key_blocks)
+                refuse("block_index " + std::to_string(index[i]) + row + " must be 0.." +
+                       std::to_string(call.key_blocks - 1));
+            if (seen[index[i]] == list) refuse("block_index " + std::to_string(index[i]) + row + " stands twice");
+            seen[index[i]] = list;
+        }
+        /* one shared list may serve many players, each with its own lengths */
+        const int64_t owner = list / (call.list_heads * call.query_blocks);
+        const int64_t first = call.list_players > 1 && call.length_players > 1 ? owner : 0;
+        const int64_t last = call.list_players > 1 ? first : call.length_players - 1;
+        for (int64_t player = first; player <= last; player++) {
+            int64_t keys = 0;
+            for (int32_t i = 0; i < count; i++) keys += call.block_length[player * call.key_blocks + index[i]];
+            if (keys == 0) refuse("the list" + row + " names no written token");
+        }
+    }
+}
+
+int tier_of(const std::string &name) {
+    for (int tier = 0; tier < DREAMLOOP_TIERS; tier++)
+        if (name == dreamloop_tier_name(tier) && dreamloop_tier_usable(tier)) return tier;
+    refuse("instruction tier '" + name + "' cannot run here");
+}
+
+py::list usable_tiers() {
+    py::list names;
+    for (int tier = 0; tier < DREAMLOOP_TIERS; tier++)
+        if (dreamloop_tier_usable(tier)) names.append(dreamloop_tier_name(tier));
+    return names;
+}
+
+void block_sparse_attention(const py::array &query, const py::array &key, const py::array &value,
+                            const py::array &block_index, const py::array &block_count, const py::array &block_length,
+                            py::ssize_t block_tokens, float scale, py::array &out, const std::string &isa) {
+    dreamloop_attention call{};
+    const int tier = tier_of(isa);
+    check_tensor(query, "query", call.query_stride);
+    check_tensor(key, "ring_keys", call.key_stride);
+    check_tensor(value, "ring_values", call.value_stride);
+    check_tensor(out, "out", call.out_stride);
+    if (!out.writeable()) refuse("out is read-only");
+    const auto batch = query.shape(0), heads = query.shape(1), tokens = query.shape(2), head_size = query.shape(3);
+    if (batch < 1 || heads < 1 || tokens < 1 || head_size < 8 || head_size % 8 != 0)
+        refuse("query has shape " + shape_of(query) + "; none may be empty and D must be a multiple of 8");
+    if (block_tokens < 1 || key.shape(2) < 1 || key.shape(2) % block_tokens != 0)
+        refuse("ring_keys holds " + std::to_string(key.shape(2)) + " tokens, expected a multiple of block_tokens=" +
+               std::to_string(block_tokens));
+    const auto key_blocks = key.shape(2) / block_tokens, query_blocks = (tokens - 1) / block_tokens + 1;
+    check_shape(key, "ring_keys", {batch, heads, key.shape(2), head_size});
+    check_shape(value, "ring_values", {batch, heads, key.shape(2), head_size});
+    check_shape(out, "out", {batch, heads, tokens, head_size});
+    check_apart(out, query, "query");
+    check_apart(out, key, "ring_keys");
+    check_apart(out, value, "ring_values");
+
+    const auto max_blocks = block_index.ndim() == 4 ? block_index.shape(3) : 1;
+    const auto index = copy_list(block_index, "block_index", {batch, heads, query_blocks, max_blocks}, 2);
+    const auto count = copy_list(block_count, "block_count", {batch, heads, query_blocks}, 2);
+    const auto length = copy_list(block_length, "block_length", {batch, key_blocks}, 1);
+    if (block_count.shape(0) != block_index.shape(0) || block_count.shape(1) != block_index.shape(1))
+        refuse("block_count has shape " + shape_of(block_count) + ", block_index " + shape_of(block_index));
+
+    call.batch = batch, call.heads = heads, call.tokens = tokens, call.head_size = head_size;
+    call.block_tokens = block_tokens, call.key_blocks = key_blocks;
+    call.query_blocks = query_blocks, call.max_blocks = max_blocks;
+    call.list_players = block_index.shape(0), call.list_heads = block_index.shape(1);
+    call.length_players = block_length.shape(0);
+    call.query = static_cast<const float *>(query.data()), call.key = static_cast<const float *>(key.data());
+    call.value = static_cast<const float *>(value.data()), call.out = static_cast<float *>(out.mutable_data());
+    call.block_index = index.data(), call.block_count = count.data(), call.block_length = length.data();
+    call.scale = scale;
+    check_lists(call);
+
+    std::vector<float> scratch(static_cast<size_t>(DREAMLOOP_TILE_KEYS * head_size));
+    py::gil_scoped_release unlocked;
+    dreamloop_block_attention(&call, tier, scratch.data());
+}
+
+} // namespace
+
+PYBIND11_MODULE(_kernels, module) {
+    module.doc() = "Compiled kernels; use them through dreamloop.runtime.kernels.";
+    module.def("usable_tiers", &usable_tiers, "Instruction tiers that run here, slowest first.");
+    module.def("block_sparse_attention", &block_sparse_attention, py::arg("query").noconvert(), py::arg("key").noconvert(),
+               py::arg("value").noconvert(), py::arg("block_index").noconvert(), py::arg("block_count").noconvert(),
+               py::arg("block_length").noconvert(), py::arg("block_tokens"), py::arg("scale"),
+               py::arg("out").noconvert(), py::arg("isa"));
+}
