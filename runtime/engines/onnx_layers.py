@@ -1,0 +1,150 @@
+"""Writing an ONNX graph by hand: a growing list of nodes, and the layers that worlds are made of.
+
+`Graph` adds nodes, constants, inputs and outputs; every tensor is named after the node that makes it,
+and every node after its layer (`blocks.3.attention.scores`), so a profile or a build log can be
+read. Standard operators of opset 20 only, static shapes. Layers are functions Graph -> tensor name.
+
+Forms were chosen by ONNX Runtime's CPU profile and are exact for every other reader:
+
+    rms_norm   Pow, ReduceMean, Add, Sqrt, Div, Mul     fused to SimplifiedLayerNormalization
+    silu       Sigmoid, Mul                             fused to QuickGelu
+    q k^T      Transpose, MatMul                        fused to one product with a transposed factor
+    conv, relu                                          blocked layout (NCHWc), relu and sum fused in
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
+
+OPSET = 20  # the newest that ONNX Runtime 1.20, OpenVINO 2024 and TensorRT 10 all read
+IR_VERSION = 9  # the one that came with opset 20
+NORM_EPSILON = 1e-6
+
+
+class Graph:
+    """Nodes and weights of one model under construction. Methods return names of tensors."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+        self.inputs: list[ValueInfoProto] = []
+        self.outputs: list[ValueInfoProto] = []
+
+    def input(self, name: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return name
+
+    def output(self, name: str, tensor: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> None:
+        """Declare `tensor` as the output `name`."""
+        self.nodes.append(helper.make_node("Identity", [tensor], [name], name=f"output.{name}"))
+        self.outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+
+    def constant(self, name: str, value: np.ndarray | Sequence[int] | float) -> str:
+        """float arrays and numbers become float32; sequences of int become int64 (shapes, axes)."""
+        array = np.asarray(value)
+        array = np.ascontiguousarray(array, np.int64 if array.dtype.kind == "i" else np.float32)
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(array.reshape(np.shape(value)), name)
+        return name
+
+    def node(self, operator: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one output, called `name` like the node itself."""
+        return self.split_node(operator, name, inputs, [name], **attributes)[0]
+
+    def split_node(self, operator: str, name: str, inputs: Sequence[str], outputs: list[str],
+                   **attributes: Any) -> list[str]:
+        """A node with several named outputs."""
+        self.nodes.append(helper.make_node(operator, list(inputs), outputs, name=name, **attributes))
+        return outputs
+
+    def reshape(self, name: str, x: str, shape: Sequence[int]) -> str:
+        return self.node("Reshape", name, x, self.constant(f"shape.{'x'.join(map(str, shape))}", list(shape)))
+
+    def transpose(self, name: str, x: str, order: Sequence[int]) -> str:
+        return self.node("Transpose", name, x, perm=list(order))
+
+    def split(self, name: str, x: str, sizes: Sequence[int], axis: int) -> list[str]:
+        """Consecutive parts of `x` along `axis`."""
+        lengths = self.constant(f"sizes.{'x'.join(map(str, sizes))}" if len(sizes) <= 8 else f"{name}.sizes", list(sizes))
+        return self.split_node("Split", name, [x, lengths], [f"{name}.{i}" for i in range(len(sizes))], axis=axis)
+
+    def slice(self, name: str, x: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int]) -> str:
+        bounds = [self.constant(f"{name}.{part}", list(value))
+                  for part, value in (("starts", starts), ("ends", ends), ("axes", axes))]
+        return self.node("Slice", name, x, *bounds)
+
+    def model(self, metadata: dict[str, str]) -> ModelProto:
+        """The finished, checked model."""
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.constants.values()))
+        model = helper.make_model(graph, producer_name="dreamloop", ir_version=IR_VERSION,
+                                  opset_imports=[helper.make_opsetid("", OPSET)])
+        helper.set_model_props(model, metadata)
+        checker.check_model(model, full_check=True)
+        return model
+
+
+def linear(g: Graph, name: str, x: str, weights: dict[str, np.ndarray], tensor: str) -> str:
+    """x W^T (+ b): (..., in) -> (..., out), with `tensor`.weight (out, in) and, if there is one, `tensor`.bias."""
+    product = g.node("MatMul", f"{name}.product", x, g.constant(f"{tensor}.weight", weights[f"{tensor}.weight"].T))
+    if f"{tensor}.bias" not in weights:
+        return product
+    return g.node("Add", name, product, g.constant(f"{tensor}.bias", weights[f"{tensor}.bias"]))
+
+
+def silu(g: Graph, name: str, x: str) -> str:
+    return g.node("Mul", name, x, g.node("Sigmoid", f"{name}.sigmoid", x))
+
+
+def rms_norm(g: Graph, name: str, x: str, size: int) -> str:
+    """x / sqrt(mean x^2 + 1e-6) over the last axis, whose length is `size`."""
+    square = g.node("Pow", f"{name}.square", x, g.constant("two", 2.0))
+    mean = g.node("ReduceMean", f"{name}.mean", square, g.constant("axes.last", [-1]), keepdims=1)
+    above = g.node("Add", f"{name}.above_zero", mean, g.constant("norm_epsilon", NORM_EPSILON))
+    unit = g.node("Div", f"{name}.unit", x, g.node("Sqrt", f"{name}.root", above))
+    return g.node("Mul", name, unit, g.constant(f"ones.{size}", np.ones(size)))
+
+
+def modulate(g: Graph, name: str, x: str, size: int, scale: str, shift: str) -> str:
+    """norm(x) scale + shift; `scale` holds the 1 of (1 + scale) already."""
+    return g.node("Add", name, g.node("Mul", f"{name}.scaled", rms_norm(g, f"{name}.norm", x, size), scale), shift)
+
+
+def rotary_factors(g: Graph, name: str, cos: str, sin: str, axis: int, repeat: int = 1) -> tuple[str, str]:
+    """cos, sin (B, n, D/2) -> factors [cos, cos] and [-sin, sin] for `rotate`, with an axis of 1
+    inserted at `axis`, the whole `repeat` times along the batch axis: queries and keys turn as one tensor."""
+    minus = g.node("Neg", f"{name}.minus_sin", sin)
+    factors = []
+    for part, halves in (("cos", [cos, cos]), ("sin", [minus, sin])):
+        whole = g.node("Concat", f"{name}.{part}.whole", *halves, axis=-1)
+        factor = g.node("Unsqueeze", f"{name}.{part}", whole, g.constant(f"axes.{axis}", [axis]))
+        factors.append(g.node("Concat", f"{name}.{part}.repeated", *[factor] * repeat, axis=0) if repeat > 1 else factor)
+    return factors[0], factors[1]
+
+
+def rotate(g: Graph, name: str, x: str, size: int, factors: tuple[str, str]) -> str:
+    """Rotary position, pairs (i, i + D/2) of the last axis: x [cos, cos] + [x2, x1] [-sin, sin]."""
+    first, second = g.split(f"{name}.halves", x, [size // 2, size // 2], -1)
+    swapped = g.node("Concat", f"{name}.swapped", second, first, axis=-1)
+    return g.node("Add", name, g.node("Mul", f"{name}.straight", x, factors[0]),
+                  g.node("Mul", f"{name}.crossed", swapped, factors[1]))
+
+
+def convolution(g: Graph, name: str, x: str, weight: np.ndarray, bias: np.ndarray, stride: int = 1) -> str:
+    """(B, in, h, w) -> (B, out, h / stride, w / stride), padded with zeros; weight (out, in, k, k), k odd."""
+    kernel = weight.shape[-1]
+    return g.node("Conv", name, x, g.constant(f"{name}.weight", weight), g.constant(f"{name}.bias", bias),
+                  kernel_shape=[kernel, kernel], strides=[stride, stride], pads=[kernel // 2] * 4)
+
+
+def residual_block(g: Graph, name: str, x: str, weights: dict[str, np.ndarray]) -> str:
+    """x + conv(relu(conv(relu(x))))."""
+    h = g.node("Relu", f"{name}.first.relu", x)
+    h = convolution(g, f"{name}.first", h, weights[f"{name}.first.weight"], weights[f"{name}.first.bias"])
+    h = g.node("Relu", f"{name}.second.relu", h)
+    h = convolution(g, f"{name}.second", h, weights[f"{name}.second.weight"], weights[f"{name}.second.bias"])
+    return g.node("Add", name, x, h)
