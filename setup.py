@@ -21,7 +21,8 @@ TOP = ("models", "runtime", "demos")
 
 def package_map() -> dict[str, str]:
     """Package name -> folder, for every folder with an `__init__.py` below the three top ones."""
-    folders = [path for top in TOP for path in (top, *(f"{top}/{name.replace('.', '/')}" for name in find_packages(top)))]
+    inner = {top: [name.replace(".", "/") for name in find_packages(top)] for top in TOP}
+    folders = [path for top in TOP for path in (top, *(f"{top}/{name}" for name in inner[top]))]
     return {f"dreamloop.{path.replace('/', '.')}": path for path in folders}
 
 

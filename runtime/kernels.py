@@ -6,6 +6,7 @@ processor runs is taken. Tiers differ in the last bits, so a replay is bit-exact
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import ModuleType
 
@@ -18,9 +19,7 @@ ISA_VARIABLE = "DREAMLOOP_ISA"
 
 
 def _module() -> ModuleType:
-    from dreamloop.runtime import _kernels
-
-    return _kernels
+    return importlib.import_module("dreamloop.runtime._kernels")  # compiled, and absent without a compiler
 
 
 def available() -> str | None:

@@ -1,0 +1,84 @@
+"""What an installation holds: every package, the kernels, the zoo."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP = ("models", "runtime", "demos")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def package_map() -> dict[str, str]:
+    spec = importlib.util.spec_from_file_location("dreamloop_setup", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.package_map())
+
+
+def test_every_folder_with_python_files_is_a_package() -> None:
+    folders = {path.parent.relative_to(ROOT).as_posix() for top in TOP for path in (ROOT / top).rglob("*.py")}
+    assert package_map() == {f"dreamloop.{folder.replace('/', '.')}": folder for folder in folders}
+
+
+def test_dreamloop_itself_stays_a_namespace() -> None:
+    assert not (ROOT / "dreamloop").exists()
+
+
+def test_playing_needs_no_torch_and_no_game() -> None:
+    """By the metadata: the base requirements name neither, the extras do."""
+    def bare(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^A-Za-z0-9_-]", entry)[0] for entry in requirements}
+    assert bare(PROJECT["dependencies"]) == {"numpy", "safetensors", "pygame-ce", "av", "rich", "onnx", "onnxruntime"}
+    extras = PROJECT["optional-dependencies"]
+    assert "torch" in bare(extras["train"]) and "vizdoom" in bare(extras["games"])
+
+
+def test_no_registry_is_named() -> None:
+    """Whoever builds decides where packages come from; links to projects are not addresses of packages."""
+    for name in ("pyproject.toml", "setup.py", "Makefile", ".ci/run", "CMakeLists.txt"):
+        text = (ROOT / name).read_text("utf-8")
+        assert not re.search(r"index-url|find-links|https?://", text), name
+
+
+@pytest.mark.long
+def test_a_wheel_plays_from_another_folder(tmp_path: Path) -> None:
+    """Build a wheel, install it into an empty environment that borrows only third-party packages,
+    and import everything from elsewhere: the kernels run and every world of the zoo loads."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(tmp_path), str(ROOT)],
+                   check=True, env=environment, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("dreamloop-*.whl")
+    tracked = {path.relative_to(ROOT).as_posix() for top in TOP for path in (ROOT / top).rglob("*") if path.is_file()
+               and "__pycache__" not in path.parts and (path.suffix == ".py" or "zoo" in path.parts)}
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"dreamloop/{path}" for path in tracked} <= held
+    assert "dreamloop/__init__.py" not in held
+
+    target = tmp_path / "env"
+    venv.create(target, with_pip=False)
+    python = target / "bin" / "python"
+    site = next((target / "lib").glob("python*")) / "site-packages"
+    zipfile.ZipFile(wheel).extractall(site)
+    borrowed = next(path for path in sys.path if path.endswith("site-packages"))
+    # appended as a plain folder: its .pth files, the editable install among them, do not run
+    code = (f"import sys; sys.path.append({borrowed!r}); from dreamloop.models import load_world, zoo_names;"
+            "from dreamloop.models.core import world; from dreamloop.runtime import kernels;"
+            "[load_world(name) for name in zoo_names()]; print(world.__file__); print(kernels.available())")
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment,
+                          check=True)
+    where, kernels_missing = done.stdout.splitlines()
+    assert Path(where).is_relative_to(site)
+    assert kernels_missing == "None"
