@@ -56,14 +56,20 @@ def zoo_names() -> list[str]:
 def load_world(name: str | os.PathLike[str]) -> World:
     """The world of a zoo name or a folder. Raises `WorldError` with one line that says why not."""
     folder = ZOO / name if isinstance(name, str) and name in zoo_names() else Path(name)
-    if not folder.is_dir():
-        raise WorldError(f"no world {str(name)[:200]!r}: neither a folder nor one of the zoo ({', '.join(zoo_names()) or 'empty'})")
+    if not os.path.isdir(folder):  # unlike `Path.is_dir`, False for a name that is too long
+        known = ", ".join(zoo_names()) or "empty"
+        raise WorldError(f"no world {str(name)[:200]!r}: neither a folder nor one of the zoo ({known})")
     try:
         return _load(folder)
     except (OSError, SafetensorError, UnicodeDecodeError) as error:
-        raise WorldError(f"world {folder.name}: cannot be read: {error}") from error
+        raise WorldError(_one_line(f"world {folder.name}: cannot be read: {error}")) from error
     except WorldError as error:
-        raise WorldError(f"world {folder.name}: {error}") from error
+        raise WorldError(_one_line(f"world {folder.name}: {error}")) from error
+
+
+def _one_line(message: str) -> str:
+    """The message without line breaks or terminal escapes: names in a world folder are not to be trusted."""
+    return "".join(c if c.isprintable() else "?" for c in message)[:1000]
 
 
 def _load(folder: Path) -> World:
@@ -72,7 +78,7 @@ def _load(folder: Path) -> World:
         raise WorldError(f"{SPEC_FILE} is larger than {MAX_SPEC_BYTES} bytes")
     try:
         parsed = json.loads(spec_path.read_text("utf-8"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more than 4300 digits
         raise WorldError(f"{SPEC_FILE} is not JSON: {error}") from error
     spec = specs.from_json(parsed)
     shapes = specs.weight_shapes(spec)
