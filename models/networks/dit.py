@@ -21,6 +21,7 @@ T tokens of a frame, W width, H heads, D head size, C latent channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -168,8 +169,10 @@ class SequenceGeometry:
             self.sink_cos, self.sink_sin = tensors(conditioning.time_angles(spec, turned)[:, :, None] + space)
 
 
+@lru_cache(maxsize=64)
 def sequence_geometry(spec: WorldSpec, first: int, frames: int, device: torch.device,
                       dtype: torch.dtype) -> SequenceGeometry:
+    """The geometry of a clip, kept for the next clip of the same phase and length."""
     return SequenceGeometry(spec, first, frames, device, dtype)
 
 

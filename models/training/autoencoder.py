@@ -13,15 +13,17 @@ before decoding, so that small errors of the dynamics decode to small errors of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames, to_pixels
-from dreamloop.models.training.data import Recording
+from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.run import Average, Run, train_stage
 
 
@@ -122,11 +124,32 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], data: Recordin
 
 
 @torch.no_grad()
-def encode_recording(run: Run, net: Autoencoder, data: Recording) -> list[np.ndarray]:
-    """Latents of every episode, each (N, C, h, w) float16."""
-    latents = []
-    for episode, length in enumerate(data.lengths):
-        parts = [net.encode(torch.from_numpy(data.frames(episode, first, 64)).to(run.device)).half().cpu().numpy()
-                 for first in range(0, int(length), 64)]
-        latents.append(np.concatenate(parts))
-    return latents
+def encode_recording(run: Run, spec: WorldSpec, split: str, data: Recording, clip_frames: int) -> LatentClips:
+    """The latents of every episode and which latent cells show a small thing, ready to be cut into
+    clips. Kept in RUN/latents_SPLIT.safetensors, so a resumed run does not encode again."""
+    path = run.folder / f"latents_{split}.safetensors"
+    if not path.exists():
+        _encode(run, spec, data, path)
+    kept = load_file(path)
+    parts = [np.split(kept[name], data.starts[1:-1]) for name in ("latents", "objects")]
+    return LatentClips(parts[0], data.actions, parts[1], clip_frames)
+
+
+def _encode(run: Run, spec: WorldSpec, data: Recording, path: Path) -> None:
+    net = Autoencoder(spec).to(run.device, memory_format=torch.channels_last)
+    saved = run.load("autoencoder")
+    assert saved is not None, "the autoencoder is trained before anything is encoded"
+    net.load_state_dict(saved["average"])
+    latents, objects = [], []
+    cell = spec.autoencoder.downsample
+    pad = ((0, 0), (0, spec.padded_height - spec.frame_height), (0, spec.padded_width - spec.frame_width))
+    with run.console.status(f"encoding {len(data)} frames"), run.autocast():
+        for episode, length in enumerate(map(int, data.lengths)):
+            for first in range(0, length, 64):
+                frames = torch.from_numpy(data.frames(episode, first, 64)).to(run.device)
+                latents.append(net.encode(frames).half().cpu().numpy())
+            shown = np.pad(data.objects(episode, 0, length), pad)
+            objects.append(shown.reshape(length, spec.latent_height, cell, spec.latent_width, cell).any((2, 4)))
+    partial = path.with_suffix(".partial")
+    save_file({"latents": np.concatenate(latents), "objects": np.concatenate(objects)}, partial)
+    partial.replace(path)

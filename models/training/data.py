@@ -58,24 +58,30 @@ class Recording:
 class LatentClips:
     """Latents and actions of a recording, for training the dynamics.
 
-    latents: per episode (N, C, h, w) float16; actions: per episode (N, A) float32.
+    Per episode: latents (N, C, h, w) float16; actions (N, A) float32; objects (N, h, w) bool, True
+    where a latent's cell shows a small thing that matters.
     """
 
-    def __init__(self, latents: list[np.ndarray], actions: list[np.ndarray], clip_frames: int) -> None:
+    def __init__(self, latents: list[np.ndarray], actions: list[np.ndarray], objects: list[np.ndarray],
+                 clip_frames: int) -> None:
         usable = [i for i, z in enumerate(latents) if len(z) > clip_frames]
         if not usable:
             raise GameError(f"no episode is longer than a clip of {clip_frames} frames: record longer ones")
-        self.latents, self.actions = [latents[i] for i in usable], [actions[i] for i in usable]
+        self.latents, self.actions, self.objects = (
+            [arrays[i] for i in usable] for arrays in (latents, actions, objects))
         self.clip_frames = clip_frames
         self._starts = np.array([len(z) - clip_frames for z in self.latents])
 
-    def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`count` clips: latents (count, clip_frames + 1, C, h, w) float32, whose first entry is the
-        frame before the clip, and the actions that led to the others (count, clip_frames, A)."""
+        frame before the clip; the actions that led to the others (count, clip_frames, A), and the
+        others' objects (count, clip_frames, h, w) float32."""
         episodes = rng.choice(len(self._starts), count, p=self._starts / self._starts.sum())
-        z, a = [], []
+        z, a, o = [], [], []
         for episode in episodes:
             first = int(rng.integers(0, self._starts[episode]))
             z.append(self.latents[episode][first : first + self.clip_frames + 1])
-            a.append(self.actions[episode][first + 1 : first + self.clip_frames + 1])
-        return np.stack(z).astype(np.float32), np.stack(a)
+            after = slice(first + 1, first + self.clip_frames + 1)
+            a.append(self.actions[episode][after])
+            o.append(self.objects[episode][after])
+        return np.stack(z).astype(np.float32), np.stack(a), np.stack(o).astype(np.float32)

@@ -8,32 +8,51 @@ ends at a gate: below its figure the run stops and says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from dreamloop.models.training import recording
-from dreamloop.models.training.autoencoder import train_autoencoder
-from dreamloop.models.training.data import Recording
+from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
+from dreamloop.models.training.data import LatentClips, Recording
+from dreamloop.models.training.dynamics import train_dynamics, train_self_rollout
+from dreamloop.models.training.judges import save_judge, train_judges
+from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.recipes import Recipe, recipe
 from dreamloop.models.training.run import GateError, Run
 
 
-def train(recipe_name: str, minutes: float | None = None, device: str | None = None, resume: bool = False,
+def train(name: str | Recipe, minutes: float | None = None, device: str | None = None, resume: bool = False,
           run_folder: str | Path | None = None) -> Path:
     """Train a world; returns the packed folder. minutes: time for all stages but the recording
     (default: the recipe's); device: `cpu` or `cuda` (default: cuda where there is one)."""
-    chosen = recipe(recipe_name)
-    folder = Path(run_folder or Path("runs") / recipe_name)
-    run = Run(folder, recipe_name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
+    chosen = recipe(name) if isinstance(name, str) else name
+    folder = Path(run_folder or Path("runs") / chosen.spec.name)
+    run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
     _record(run, chosen)
     data, held_out = Recording(folder / "recording", "train"), Recording(folder / "recording", "held_out")
-    if not run.finished("autoencoder"):
-        figures = train_autoencoder(run, chosen.spec, chosen.autoencoder, seconds * chosen.shares["autoencoder"],
-                                    data, held_out)
-        _gate(run, chosen, "autoencoder", figures)
-    return folder
+    spec, shares = chosen.spec, chosen.shares
+
+    def stage(name: str, work: Callable[[float], dict[str, float]]) -> None:
+        if not run.finished(name):
+            _gate(run, chosen, name, work(seconds * shares[name]), seconds * shares[name])
+
+    stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out))
+    if not run.finished("self_rollout"):
+        def clips(frames: int) -> list[LatentClips]:
+            return [encode_recording(run, spec, split, part, frames)
+                    for split, part in (("train", data), ("held_out", held_out))]
+
+        stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames)))
+        stage("self_rollout", lambda s: train_self_rollout(run, spec, chosen.self_rollout, chosen.dynamics, s,
+                                                           *clips(chosen.self_rollout.clip_frames)))
+    stage("judges", lambda s: train_judges(run, spec, data, held_out, s))
+    save_judge(run, folder / "judges" / spec.game)
+    pack_world(run, spec, data)
+    run.console.print(f"packed {folder.name}/world: dreamloop play {folder / 'world'}")
+    return folder / "world"
 
 
 def _record(run: Run, chosen: Recipe) -> None:
@@ -47,11 +66,11 @@ def _record(run: Run, chosen: Recipe) -> None:
     run.finish("record", figures)
 
 
-def _gate(run: Run, chosen: Recipe, stage: str, figures: dict[str, float]) -> None:
+def _gate(run: Run, chosen: Recipe, stage: str, figures: dict[str, float], seconds: float) -> None:
     """Finish a stage, or stop the run where a figure is below the recipe's gate."""
     for name, least in chosen.gates.items():
         of_stage, figure = name.split(".")
         if of_stage == stage and not figures[figure] >= least:
             raise GateError(f"gate {name}: {figures[figure]:.3f} is below {least}; "
                             "resume with more --minutes to train this stage on")
-    run.finish(stage, figures)
+    run.finish(stage, {**figures, "minutes": seconds / 60})

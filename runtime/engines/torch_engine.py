@@ -11,50 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from dreamloop.models.core.conditioning import PassInputs, pass_inputs
+from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames
-from dreamloop.models.networks.dit import Dynamics, rotate
+from dreamloop.models.networks.dit import Dynamics
+from dreamloop.models.networks.ring import RingPass
 from dreamloop.runtime.engines.base import State, empty_state
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-class RingPass:
-    """One pass over the ring: the `attend` of every layer. ring: (L, 2, B, H, S * T_padded, D)."""
-
-    def __init__(self, world_spec: Any, ring: Tensor, inputs: PassInputs) -> None:
-        self.spec, self.ring = world_spec, ring
-        device, dtype = ring.device, ring.dtype
-
-        def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(device, dtype)
-
-        # (B, 1, 1, T, D/2): one frame, all heads
-        self.cos, self.sin, self.store_cos, self.store_sin = (
-            tensor(a)[:, None, None] for a in (inputs.cos, inputs.sin, inputs.store_cos, inputs.store_sin))
-        self.sink_cos, self.sink_sin = (tensor(a)[:, None, :, None] for a in (inputs.sink_cos, inputs.sink_sin))
-        stride = self.spec.tokens_padded
-        self.rows = [slice(int(s) * stride, int(s) * stride + self.spec.tokens) for s in inputs.slot]
-        rows = inputs.plan.token_mask()
-        self.mask = torch.from_numpy(rows.repeat(self.spec.block_tokens, axis=2)[:, :, : self.spec.tokens]).to(device)
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v: (B, H, 1, T, D), normalised, not rotated."""
-        keys, values = self.ring[layer]
-        stored = rotate(k, self.store_cos, self.store_sin)[:, :, 0]
-        for player, rows in enumerate(self.rows):
-            keys[player, :, rows] = stored[player]
-            values[player, :, rows] = v[player, :, 0]
-        sinks = self.spec.memory.sink_frames * self.spec.tokens_padded
-        if sinks:
-            old = keys[:, :, :sinks].unflatten(2, (self.spec.memory.sink_frames, -1))
-            keys = torch.cat([rotate(old, self.sink_cos, self.sink_sin).flatten(2, 3), keys[:, :, sinks:]], dim=2)
-        query = rotate(q, self.cos, self.sin)[:, :, 0].to(keys.dtype)
-        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=self.mask)[:, :, None]
 
 
 class TorchEngine:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.training.autoencoder import AutoencoderTraining
+from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Recipe:
     shares: dict[str, float]
     gates: dict[str, float]
     autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)
+    dynamics: DynamicsTraining = field(default_factory=DynamicsTraining)
+    self_rollout: SelfRolloutTraining = field(default_factory=SelfRolloutTraining)
 
 
 def recipe(name: str) -> Recipe:

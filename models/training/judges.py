@@ -1,0 +1,114 @@
+"""Stage `judges`: the network that reads the keys from frames, to tell whether a dream obeys them.
+
+It learns from real frames of training episodes only and is measured on held-out ones; it never
+sees a dream before it judges one. Held and free buttons weigh the same in the loss, so a logit above
+0 means "held" at equal cost of both errors, which is what balanced accuracy counts:
+
+    balanced accuracy = (share of held frames read as held + share of free frames read as free) / 2
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dreamloop.models.core.errors import GameError
+from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.networks.inverse_dynamics import InverseDynamics, Judge, JudgeSpec, load_judge, write_judge
+
+if TYPE_CHECKING:
+    from dreamloop.models.training.data import Recording
+    from dreamloop.models.training.run import Run
+
+STAGE = "judges"
+CLIP_FRAMES = 24
+BATCH_CLIPS = 8
+LEARNING_RATE = 2e-3
+MEASURED_FRAMES = 256  # of each held-out episode, at most
+
+
+def judge_spec(spec: WorldSpec) -> JudgeSpec:
+    """The judge of a world's buttons (axes are not judged)."""
+    return JudgeSpec(game=spec.game, frame_height=spec.frame_height, frame_width=spec.frame_width,
+                     buttons=tuple(b.name for b in spec.actions.buttons))
+
+
+def train_judges(run: Run, spec: WorldSpec, data: Recording, held_out: Recording, seconds: float) -> dict[str, float]:
+    """Train for `seconds`, resumable; leaves the judge in the run folder for `save_judge`.
+
+    Returns `balanced_accuracy` (mean over the buttons) and `balanced_accuracy_BUTTON` on the first
+    256 frames of every held-out episode.
+    """
+    from dreamloop.models.training.run import train_stage
+
+    torch.manual_seed(0)
+    of = judge_spec(spec)
+    buttons = len(of.buttons)
+    net = InverseDynamics(of).to(run.device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-3, betas=(0.9, 0.99))
+    held = np.concatenate(data.actions)[:, :buttons].mean(axis=0).clip(0.01, 0.99)
+    free_per_held = torch.from_numpy(((1 - held) / held).astype(np.float32)).to(run.device)
+    starts = np.array([max(int(length) - CLIP_FRAMES + 1, 0) for length in data.lengths])
+    if not starts.any():
+        raise GameError(f"no training episode has the {CLIP_FRAMES} frames of a clip: record longer ones")
+
+    def step(rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
+        frames, actions = _clips(data, starts, rng, buttons)
+        logits = net(torch.from_numpy(frames).to(run.device))
+        target = torch.from_numpy(actions).to(run.device)
+        loss = functional.binary_cross_entropy_with_logits(logits.float(), target, pos_weight=free_per_held)
+        loss.backward()
+        return {"loss": loss, "right": ((logits > 0) == (target > 0.5)).float().mean()}
+
+    values = train_stage(run, STAGE, net, [optimizer], seconds, step, ema_decay=0.99, warmup_steps=20)
+    folder = run.folder / STAGE
+    judge = write_judge(folder, of, values, {})
+    figures = measure(judge, held_out)  # of the weights as stored, in half precision
+    write_judge(folder, of, values, {name: round(value, 4) for name, value in figures.items()})
+    return figures
+
+
+def save_judge(run: Run, folder: str | os.PathLike[str]) -> Judge:
+    """Put the judge that `train_judges` left in the run folder into `folder`, such as
+    `models/zoo/judges/doom-arena`."""
+    judge = load_judge(Path(run.folder) / STAGE)
+    return write_judge(folder, judge.spec, judge.net.state_dict(), judge.figures)
+
+
+def _clips(data: Recording, starts: np.ndarray, rng: np.random.Generator,
+           buttons: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random clips: (BATCH_CLIPS, CLIP_FRAMES, H, W, 3) uint8 and the actions of their transitions,
+    (BATCH_CLIPS, CLIP_FRAMES - 1, buttons) float32. starts: how many clips each episode has."""
+    frames, actions = [], []
+    for episode in rng.choice(len(starts), BATCH_CLIPS, p=starts / starts.sum()):
+        first = int(rng.integers(0, starts[episode]))
+        frames.append(data.frames(int(episode), first, CLIP_FRAMES))
+        actions.append(data.actions[episode][first + 1 : first + CLIP_FRAMES, :buttons])
+    return np.stack(frames), np.stack(actions).astype(np.float32)
+
+
+def measure(judge: Judge, data: Recording) -> dict[str, float]:
+    """Balanced accuracy per button and their mean, pooled over the transitions among the first
+    `MEASURED_FRAMES` frames of every episode."""
+    buttons = len(judge.spec.buttons)
+    read, truth = [], []
+    for episode, length in enumerate(data.lengths):
+        if length >= 2:
+            count = min(int(length), MEASURED_FRAMES)
+            read.append(judge.pressed(data.frames(episode, 0, count)))
+            truth.append(data.actions[episode][1:count, :buttons] > 0.5)
+    guess, fact = np.concatenate(read), np.concatenate(truth)
+    figures = {}
+    for i, button in enumerate(judge.spec.buttons):
+        rates = [np.mean(guess[fact[:, i] == value, i] == value) for value in (False, True) if (fact[:, i] == value).any()]
+        figures[f"balanced_accuracy_{button}"] = float(np.mean(rates)) if len(rates) == 2 else float("nan")
+    return {"balanced_accuracy": float(np.mean(list(figures.values()))), **figures}
+
+
+__all__ = ["judge_spec", "load_judge", "measure", "save_judge", "train_judges"]

@@ -1,0 +1,85 @@
+"""Stage `pack`: the averaged weights of a run as a world folder, with its card.
+
+The card says how the world came to be: the command, the data, the time, the figures of every stage,
+and, once `dreamloop evaluate` has judged it, the figures of play.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.core.world import CARD_FILE, World, save_world
+from dreamloop.models.training.data import Recording
+from dreamloop.models.training.run import Run
+
+START_FRAMES = 8
+
+
+def pack_world(run: Run, spec: WorldSpec, data: Recording) -> World:
+    """Write RUN/world from the newest finished stages; returns it as a player will load it."""
+    weights: dict[str, np.ndarray] = {}
+    for prefix, stage in (("autoencoder.", "autoencoder"), ("dynamics.", "self_rollout")):
+        saved = run.load(stage)
+        assert saved is not None, f"stage {stage} comes before packing"
+        weights |= {prefix + name: value.float().numpy() for name, value in saved["average"].items()}
+    return save_world(run.folder / "world", spec, weights, start_frames(data), card(spec, run.record))
+
+
+def start_frames(data: Recording) -> np.ndarray:
+    """Frames to start from, (START_FRAMES, H, W, 3) uint8: the first of an episode, then moments of
+    other episodes, a second and a half in, with much to see."""
+    starts = [data.frames(0, 0, 1)[0]]
+    busy = [(int(data.objects(e, 52, 1).sum()), e) for e in range(len(data.lengths)) if data.lengths[e] > 60]
+    starts += [data.frames(e, 52, 1)[0] for _, e in sorted(busy, reverse=True)[: 4 * START_FRAMES : 4]]
+    return np.stack(starts[:START_FRAMES])
+
+
+def card(spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any] | None = None) -> str:
+    """The model card, Markdown. record: run.json; evaluation: what `dreamloop evaluate --json` gave."""
+    stages = record["stages"]
+    d, a = spec.dynamics, spec.autoencoder
+    lines = [
+        f"# {spec.name}", "",
+        f"A world learnt from {spec.game}: {spec.frame_width}x{spec.frame_height}, {spec.fps:g} frames a second, "
+        f"keys {', '.join(spec.actions.names)}. One network evaluation per frame.", "",
+        "| | |", "|---|---|",
+        f"| command | `{record.get('command', 'dreamloop train ' + record['recipe'])}` |",
+        f"| data | {stages['record'].get('train_frames', 0):.0f} frames in {stages['record'].get('train_episodes', 0):.0f} "
+        "episodes, recorded by the same command; other seeds held out |",
+        f"| hardware | {record.get('hardware', 'not noted')} |",
+        f"| training time | {sum(s.get('minutes', 0.0) for s in stages.values()):.0f} minutes |",
+        f"| autoencoder | {a.downsample}x down, {a.latent_channels} channels, widths {'/'.join(map(str, a.widths))} |",
+        f"| dynamics | {d.layers} layers, width {d.width}, {spec.tokens} tokens a frame ({d.patch}x{d.patch} latents each) |",
+        f"| memory | {spec.memory.window_frames} recent frames, {spec.memory.dilated_frames} at every "
+        f"{spec.memory.dilation}th, {spec.memory.sink_frames} sinks; plan {spec.plan.policy} |",
+        "| storage | int8 per output channel, small tensors float32 |", "",
+        "## Training", "", "Figures of each stage, on held-out episodes.", "", "| stage | figures |", "|---|---|"]
+    lines += [f"| {name} | {', '.join(f'{k} {v:g}' for k, v in figures.items())} |" for name, figures in stages.items()]
+    if evaluation:
+        lines += ["", "## Evaluation", "", "`dreamloop evaluate` (docs/evaluation.md defines every figure).", "",
+                  "| figure | value |", "|---|---|"]
+        lines += [f"| {name} | {_shown(value)} |" for name, value in evaluation.items()]
+    return "\n".join([*lines, ""]) + LICENCE
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_shown(v)}" for k, v in value.items())
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def write_card(folder: Path, spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    """Put the figures of play on the card of a packed world (the card is not part of its hash)."""
+    (folder / CARD_FILE).write_text(card(spec, record, evaluation), "utf-8")
+
+
+LICENCE = """
+## Licence
+
+The weights are under Apache-2.0, as dreamloop is. They were trained on frames of ViZDoom (MIT) showing
+Freedoom's assets (BSD-3-Clause, see NOTICE); start frames are screenshots of that game.
+"""
