@@ -216,7 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     record = verb("record", _record, "record a real game", "dreamloop record doom-arena recordings/arena")
     record.add_argument("game", metavar="GAME", help="name of the game")
     record.add_argument("out", metavar="OUT", help="folder to write to")
-    record.add_argument("--frames", type=_whole(1), default=10_000, metavar="N", help="how many frames (default: 10000)")
+    record.add_argument("--frames", type=_whole(1), default=10_000,
+                        metavar="N", help="how many frames (default: 10000)")
     record.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of the game and the players")
 
     train = verb("train", _train, "make a world", "dreamloop train doom-arena --minutes 60 --resume")

@@ -9,7 +9,6 @@ import pygame
 INK, DIM, ACCENT = (238, 238, 242), (158, 162, 176), (255, 176, 74)
 GOOD, BAD = (98, 202, 134), (238, 84, 84)
 PANEL = (14, 15, 20, 208)
-STRIP_FRAMES = 120
 
 
 class Painter:
@@ -71,25 +70,24 @@ class Painter:
             self.text(note, x, y + self.line // 2, DIM)
 
     def stats(self, rows: Sequence[tuple[str, str]], latencies_ms: Sequence[float], budget_ms: float) -> None:
-        """The F3 page: rows of figures, then one bar per frame, the budget as a line at half height."""
+        """The F3 page: rows of figures, then one bar per frame, the newest on the right, with the
+        budget as a line at half height."""
         label = max(self.font.size(a)[0] for a, _ in rows) + self.pad
-        bar = max(1, self.size // 8)
-        strip = pygame.Rect(0, 0, STRIP_FRAMES * bar, round(self.line * 2.2))
-        width = max(strip.width, label + max(self.font.size(b)[0] for _, b in rows))
-        area = pygame.Rect(self.pad, self.pad, width + 2 * self.pad,
-                           len(rows) * self.line + strip.height + 3 * self.pad)
+        mark = self.font.render(f"{budget_ms:.0f} ms", True, DIM)
+        inner = max(self.size * 17, label + max(self.font.size(b)[0] for _, b in rows))
+        high = round(self.line * 2.2)
+        area = pygame.Rect(self.pad, self.pad, inner + 2 * self.pad, len(rows) * self.line + high + 3 * self.pad)
         self.panel(area)
         x, y = area.x + self.pad, area.y + self.pad
         for name, value in rows:
             self.text(name, x, y, DIM)
             self.text(value, x + label, y)
             y += self.line
-        strip.topleft = (x, y + self.pad // 2)
-        recent = list(latencies_ms)[-STRIP_FRAMES:]
-        for i, latency in enumerate(recent):
-            height = max(1, min(strip.height, round(strip.height * latency / (2 * budget_ms))))
-            column = pygame.Rect(strip.right - (len(recent) - i) * bar, strip.bottom - height, bar, height)
+        strip = pygame.Rect(x, y + self.pad // 2, inner - mark.get_width() - self.pad // 2, high)
+        bar = max(1, self.size // 8)
+        for i, latency in enumerate(reversed(latencies_ms[-(strip.width // bar):]), start=1):
+            height = max(1, min(high, round(high * latency / (2 * budget_ms))))
+            column = pygame.Rect(strip.right - i * bar, strip.bottom - height, bar, height)
             pygame.draw.rect(self.surface, GOOD if latency <= budget_ms else BAD, column)
-        pygame.draw.line(self.surface, DIM, (strip.left, strip.centery), (strip.right - 1, strip.centery))
-        mark = self.font.render(f"{budget_ms:.0f} ms", True, DIM)
-        self.surface.blit(mark, (strip.left, strip.centery - mark.get_height()))
+        pygame.draw.line(self.surface, DIM, strip.midleft, (strip.right - 1, strip.centery))
+        self.surface.blit(mark, mark.get_rect(midright=(x + inner, strip.centery)))

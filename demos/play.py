@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -64,8 +66,18 @@ def peak_rss_mb() -> float:
 def _start(text: str, world: World) -> int | np.ndarray:
     if text.isascii() and text.isdigit():
         return int(text)
-    from dreamloop.demos.player import load_image
-    return load_image(text, world.spec)
+    return _player().load_image(text, world.spec)
+
+
+def _player() -> ModuleType:
+    """The module with the window, without pygame's greeting; says what to install if it cannot be had."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        from dreamloop.demos import player
+    except ImportError as error:
+        raise DreamloopError(f"a window, and an image to start from, need pygame ({error}); "
+                             "pip install pygame-ce") from error
+    return player
 
 
 def warm_up(session: Session, start: int | np.ndarray, frames: int = WARMUP_FRAMES) -> None:
@@ -98,13 +110,13 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
         elif options.hold is not None:
             raise DreamloopError("--hold is scripted input: it needs --headless")
         else:
-            from dreamloop.demos.player import NoDisplay, Window
+            player = _player()
             try:
-                window = Window(world, start if isinstance(start, int) else -1, options.scale)
+                window = player.Window(world, start if isinstance(start, int) else -1, options.scale)
                 stack.callback(window.close)
                 source = window
                 sinks.append(window)
-            except NoDisplay as error:
+            except player.NoDisplay as error:
                 frames = frames or round(NO_DISPLAY_SECONDS * spec.fps)
                 record = record or f"dreamloop-{Path(world.name).name}.mp4"
                 say(f"{error}: playing {frames} frames of scripted input, written to {record}")

@@ -3,29 +3,27 @@
     dreamloop play doom-arena
 
 It knows keys and pixels. What a frame is and when it is due is the loop's affair (runtime/loop.py).
+Importing this file imports pygame.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pygame
 
 from dreamloop.demos import keys
+from dreamloop.demos.overlay import Painter
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
 from dreamloop.runtime.loop import Command, FrameLoop
 from dreamloop.runtime.profiler import percentiles
 from dreamloop.runtime.session import Frame
-
-if TYPE_CHECKING:
-    import pygame
-
-    from dreamloop.demos.overlay import Painter
 
 WINDOW_WIDTH = 800  # the default scale is the whole number that comes nearest to it
 BACKGROUND = (8, 8, 11)
@@ -39,19 +37,12 @@ class NoDisplay(DreamloopError):
     """There is no screen to open a window on; the message says why."""
 
 
-def _pygame() -> None:
-    """Import pygame without its greeting, or say what to install."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    try:
-        import pygame  # noqa: F401
-    except ImportError as error:
-        raise DreamloopError(f"this needs pygame ({error}); pip install pygame-ce") from error
+def _milliseconds() -> float:
+    return time.monotonic() * 1000  # pygame's own stands still unless all of pygame is initialised
 
 
 def load_image(path: str | os.PathLike[str], spec: WorldSpec) -> np.ndarray:
     """An image file as a start frame, resized to the world's size, (H, W, 3) uint8."""
-    _pygame()
-    import pygame
     if not Path(path).is_file():
         raise DreamloopError(f"--start {path}: no such image (and not the index of a start frame)")
     try:
@@ -69,14 +60,15 @@ class Window:
     """A resizable window. Raises `NoDisplay` where none can be opened."""
 
     def __init__(self, world: World, start: int = 0, scale: int | None = None) -> None:
-        _pygame()
-        import pygame
         self.spec, self.world = world.spec, world
         self.width, self.height = self.spec.frame_width, self.spec.frame_height
         asked = os.environ.get("SDL_VIDEODRIVER")
         if sys.platform.startswith("linux") and not (asked or os.environ.get("DISPLAY")
                                                      or os.environ.get("WAYLAND_DISPLAY")):
             raise NoDisplay("no display here (neither DISPLAY nor WAYLAND_DISPLAY is set)")
+        if os.environ.get("DISPLAY") and asked in (None, "x11"):
+            # plain shared memory: SDL would draw with OpenGL, which a machine without a GPU emulates
+            os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
         try:
             pygame.display.init()
             pygame.font.init()
@@ -97,11 +89,11 @@ class Window:
         self._frame: Frame | None = None
         self._loop: FrameLoop | None = None
         self._engine = ""
-        self._hint_until = pygame.time.get_ticks() + HINT_MS
-        self._toast, self._toast_until = "", 0
+        self._hint_until = _milliseconds() + HINT_MS
+        self._toast, self._toast_until = "", 0.0
         self._painter: Painter | None = None
         self._rows: list[tuple[str, str]] = []
-        self._rows_until = 0
+        self._rows_until = 0.0
         self._title()
 
     def attach(self, loop: FrameLoop) -> None:
@@ -120,7 +112,6 @@ class Window:
 
     def read(self) -> Command:
         """Take what happened since the last reading; a key pressed and let go in between counts."""
-        import pygame
         single, reset = False, False
         for event in pygame.event.get():
             if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
@@ -151,8 +142,7 @@ class Window:
         self._tapped.update(buttons.get(code, []))
 
     def _command_key(self, key: int) -> None:
-        import pygame
-        self._hint_until = min(self._hint_until, pygame.time.get_ticks() + HINT_MS // 3)
+        self._hint_until = min(self._hint_until, _milliseconds() + HINT_MS // 3)
         if key == pygame.K_p:
             self._paused = not self._paused
             self._tapped = set()
@@ -160,28 +150,27 @@ class Window:
         elif key == pygame.K_h:
             self._help = not self._help
         elif key == pygame.K_F3:
-            self._statistics, self._rows_until = not self._statistics, 0
+            self._statistics, self._rows_until = not self._statistics, 0.0
         elif key == pygame.K_F12:
             self._screenshot()
 
     def _title(self) -> None:
-        import pygame
         pygame.display.set_caption(f"{self.world.name} - dreamloop{' (paused)' if self._paused else ''}")
 
     def _screenshot(self) -> None:
         """What the window shows, to the first free name in the current folder."""
-        import pygame
         stem = self.world.name.replace("/", "-").replace("\\", "-")
         path = next(p for n in range(1, 1_000_000) if not (p := Path(f"{stem}-{n:03d}.png")).exists())
+        surface = pygame.display.get_surface()
+        assert surface is not None
         try:
-            pygame.image.save(pygame.display.get_surface(), str(path))
+            pygame.image.save(surface, str(path))
             self._say(f"Saved {path}")
         except (pygame.error, OSError) as error:
             self._say(f"Could not save {path}: {error}")
 
     def _say(self, text: str) -> None:
-        import pygame
-        self._toast, self._toast_until = text, pygame.time.get_ticks() + TOAST_MS
+        self._toast, self._toast_until = text, _milliseconds() + TOAST_MS
 
     # -- picture -----------------------------------------------------------------------------------
 
@@ -193,26 +182,25 @@ class Window:
         self._draw()
 
     def close(self) -> None:
-        import pygame
         pygame.display.quit()
 
     def _picture(self, pixels: np.ndarray) -> pygame.Surface:
-        import pygame
-        return pygame.image.frombuffer(np.ascontiguousarray(pixels), (self.width, self.height), "RGB")
+        return pygame.image.frombuffer(np.ascontiguousarray(pixels).data, (self.width, self.height), "RGB")
 
     def _draw(self) -> None:
-        import pygame
-
-        from dreamloop.demos.overlay import Painter
         surface = pygame.display.get_surface()
-        if self._frame is None:
+        if self._frame is None or surface is None:
             return
         scale = max(1, min(surface.get_width() // self.width, surface.get_height() // self.height))
-        scaled = pygame.transform.scale(self._picture(self._frame.pixels), (self.width * scale, self.height * scale))
-        place = scaled.get_rect(center=surface.get_rect().center)
-        if place.size != surface.get_size():
-            surface.fill(BACKGROUND)
-        surface.blit(scaled, place)
+        place = pygame.Rect(0, 0, self.width * scale, self.height * scale)
+        place.center = surface.get_rect().center
+        picture = self._picture(self._frame.pixels).convert(surface)  # small: scaling then writes the screen's format
+        if surface.get_rect().contains(place):
+            if place.size != surface.get_size():
+                surface.fill(BACKGROUND)
+            pygame.transform.scale(picture, place.size, surface.subsurface(place))
+        else:  # a window smaller than the frame shows its middle
+            surface.blit(picture, place)
         if self._painter is None or self._painter.surface.get_size() != surface.get_size():
             self._painter = Painter(surface)
         self._painter.surface = surface
@@ -220,8 +208,7 @@ class Window:
         pygame.display.flip()
 
     def _overlays(self, painter: Painter) -> None:
-        import pygame
-        now = pygame.time.get_ticks()
+        now = _milliseconds()
         if self._help:
             rows = [*keys.bindings(self.spec.actions), ("", ""), *COMMANDS]
             painter.table(self.world.name, rows, "Every frame is dreamed by a network.")
@@ -229,7 +216,7 @@ class Window:
             if now >= self._rows_until:
                 self._rows, self._rows_until = self._figures(), now + STATS_EVERY_MS
             recent = self._loop.recent if self._loop else ()
-            painter.stats([*self._rows, ("keys", ", ".join(map(keys.words, sorted(self.held()))) or "-")],
+            painter.stats([*self._rows, ("keys held", self._held_words())],
                           [shown.latency_ms for shown in recent], 1000 / self.spec.fps)
         elif now < self._hint_until:
             move = ", ".join(f"{pressed.split(' or ')[0]}: {does.lower()}"
@@ -239,6 +226,10 @@ class Window:
             painter.pill(self._toast, bottom=painter.pad)
         elif self._paused and not self._help:
             painter.pill("Paused.  P: go on   N: one frame", bottom=painter.pad)
+
+    def _held_words(self) -> str:
+        held = self.held()
+        return ", ".join(keys.words(name) for name in self.spec.actions.names if name in held) or "-"
 
     def _figures(self) -> list[tuple[str, str]]:
         loop = self._loop

@@ -7,13 +7,16 @@ import os
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.runtime.loop import Sink
 from dreamloop.runtime.session import Frame
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
 
 VIDEO_SCALE = 2  # so that the halved colour resolution of yuv420p loses nothing
 
@@ -63,23 +66,24 @@ class VideoSink:
             self._part.open("wb").close()  # PyAV's own message does not say which file it was
         except OSError as error:
             raise DreamloopError(f"cannot write {self.path}: {error.strerror}") from error
-        self._av: Any = av
-        self._size = (height * VIDEO_SCALE, width * VIDEO_SCALE)  # even, as yuv420p needs it
-        self._container: Any = av.open(str(self._part), "w", format="mp4")
+        self._container: OutputContainer | None = av.open(str(self._part), "w", format="mp4")
         codec, options = "mpeg4", {"qscale": "2"}
         with contextlib.suppress(av.codec.codec.UnknownCodecError):
             av.Codec("libx264", "w")
             codec, options = "libx264", {"crf": "18", "preset": "veryfast"}
-        self._stream: Any = self._container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000),
-                                                       options=options)
-        self._stream.height, self._stream.width = self._size
-        self._stream.pix_fmt = "yuv420p"
+        stream = self._container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = height * VIDEO_SCALE, width * VIDEO_SCALE  # even, as yuv420p needs it
+        stream.pix_fmt = "yuv420p"
+        self._stream = stream
         self.codec = codec
         self.frames = 0
 
     def present(self, frame: Frame) -> None:
+        import av
+        assert self._container is not None, "the recording is closed"
         pixels = frame.pixels.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1)
-        picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         for packet in self._stream.encode(picture):
             self._container.mux(packet)
         self.frames += 1

@@ -112,7 +112,8 @@ class Profiler:
         spread.hist(total, bins=60, orientation="horizontal", color="0.5")
         for axis in (over_time, spread):
             if budget_ms is not None:
-                axis.axhline(budget_ms, color="crimson", linestyle="--", linewidth=1, label=f"budget {budget_ms:.1f} ms")
+                axis.axhline(budget_ms, color="crimson", linestyle="--", linewidth=1,
+                             label=f"budget {budget_ms:.1f} ms")
         over_time.set(xlabel="frame", ylabel="milliseconds", title=title, ylim=(0, None), xmargin=0)
         spread.set(xlabel="frames", title="whole frame")
         over_time.legend(loc="upper right", ncols=3, fontsize="small")
