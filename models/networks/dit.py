@@ -136,11 +136,12 @@ class Dynamics(nn.Module):
         """A clip of frames first .. first + F - 1 at once, from an empty past, under the frame mask
         of the world's memory and plan: what `step` computes one frame at a time."""
         geometry = sequence_geometry(self.spec, first, x.shape[1], x.device, x.dtype)
+        return self.in_clip(previous, x, action, condition, geometry)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attend_sequence(geometry, q, k, v)
-
-        return self(previous, x, action, condition, attend)
+    def in_clip(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor,
+                geometry: SequenceGeometry) -> Tensor:
+        """`sequence` with the clip's geometry at hand: tensors only, so it can be compiled."""
+        return self(previous, x, action, condition, lambda layer, q, k, v: attend_sequence(geometry, q, k, v))
 
 
 class SequenceGeometry:

@@ -33,12 +33,12 @@ class Recording:
         return int(self.starts[-1])
 
     def frames(self, episode: int, first: int, count: int) -> np.ndarray:
-        """(count, H, W, 3) uint8."""
-        return self._files[episode].get_slice("frames")[first : first + count]
+        """(count, H, W, 3) uint8; fewer at the episode's end."""
+        return self._files[episode].get_slice("frames")[first : min(first + count, int(self.lengths[episode]))]
 
     def objects(self, episode: int, first: int, count: int) -> np.ndarray:
-        """(count, H, W) bool: small things that matter."""
-        packed = self._files[episode].get_slice("objects")[first : first + count]
+        """(count, H, W) bool: small things that matter; fewer at the episode's end."""
+        packed = self._files[episode].get_slice("objects")[first : min(first + count, int(self.lengths[episode]))]
         return np.unpackbits(packed, axis=2, count=self.width).astype(bool)
 
     def sample_frames(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
