@@ -1,0 +1,205 @@
+"""The frame loop, in time that the tests own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clocks import FakeClock, TimedEngine
+from hypothesis import given, settings, strategies as st
+from worlds import tiny_world
+
+from dreamloop.models.core.errors import ActionError, DreamloopError
+from dreamloop.models.core.world import World
+from dreamloop.runtime.loop import Command, FrameLoop, Presented
+from dreamloop.runtime.profiler import Profiler
+from dreamloop.runtime.session import Frame, Session
+
+BUDGET_MS = 20.0
+WORK = st.lists(st.sampled_from([0.0, 0.5, 0.99, 1.0, 1.01, 1.5, 2.0, 3.7, 12.0]), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+class Script:
+    """Reads prepared commands, then no input for ever; notes when it was asked."""
+
+    def __init__(self, clock: FakeClock, commands: Sequence[Command] = ()) -> None:
+        self.clock, self.commands, self.read_s = clock, list(commands), list[float]()
+
+    def read(self) -> Command:
+        self.read_s.append(self.clock.now())
+        return self.commands.pop(0) if self.commands else Command()
+
+
+class Screen:
+    """Keeps what was presented, and when; presenting takes `present_s`."""
+
+    def __init__(self, clock: FakeClock, present_s: float = 0.0) -> None:
+        self.clock, self.present_s, self.holds = clock, present_s, 0
+        self.frames: list[Frame] = []
+        self.shown_s: list[float] = []
+
+    def present(self, frame: Frame) -> None:
+        self.clock.spend(self.present_s)
+        self.frames.append(frame)
+        self.shown_s.append(self.clock.now())
+
+    def hold(self) -> None:
+        self.holds += 1
+
+
+def run(world: World, work: Sequence[float], late: str = "slow", jitter_s: float = 0.0,
+        budget_ms: float | None = BUDGET_MS) -> tuple[list[Presented], Script, Screen, FrameLoop]:
+    """Frames whose steps take `work` budgets each."""
+    clock = FakeClock(jitter_s)
+    engine = TimedEngine(world, clock, [share * BUDGET_MS / 1000 for share in work])
+    source, screen = Script(clock), Screen(clock)
+    loop = FrameLoop(Session(world, engine), source, screen, budget_ms, late, clock)
+    return list(loop.frames(len(work))), source, screen, loop
+
+
+def test_the_frame_shown_is_the_frame_just_made_from_the_input_just_read(world: World) -> None:
+    clock = FakeClock()
+    commands = [Command({"turn_left"}), Command({"attack"}), Command(), Command({"turn_right", "attack"})]
+    screen = Screen(clock)
+    loop = FrameLoop(Session(world, TimedEngine(world, clock)), Script(clock, commands), screen, BUDGET_MS, clock=clock)
+    records = list(loop.frames(4))
+    assert [int(f.pixels[0, 0, 0]) for f in screen.frames] == [1, 2, 3, 4] == [r.index for r in records]
+    assert [int(f.pixels[0, 1, 0]) for f in screen.frames] == [1, 4, 0, 6]
+    assert [r.input_id for r in records] == [1, 2, 3, 4] == [r.id for r in records]
+
+
+def test_input_is_read_after_the_wait_and_right_before_the_step(world: World) -> None:
+    _, source, screen, _ = run(world, [0.5] * 5)
+    for read, shown in zip(source.read_s, screen.shown_s, strict=True):
+        assert shown - read == pytest.approx(0.5 * BUDGET_MS / 1000)
+
+
+def test_latency_is_from_reading_the_input_to_the_end_of_presenting(world: World) -> None:
+    clock = FakeClock()
+    session = Session(world, TimedEngine(world, clock, [0.003, 0.004], decode_s=0.002))
+    loop = FrameLoop(session, Script(clock), Screen(clock, 0.001), BUDGET_MS, clock=clock)
+    records = list(loop.frames(2))
+    assert [r.latency_ms for r in records] == pytest.approx([6.0, 7.0])
+    assert [r.made_ms for r in records] == pytest.approx([5.0, 6.0])
+    assert [r.interval_ms for r in records] == pytest.approx([0.0, 21.0])
+
+
+def test_ten_thousand_sleeps_that_wake_late_do_not_drift(world: World) -> None:
+    _, source, _, loop = run(world, [0.3] * 10_000, jitter_s=0.002)
+    assert source.read_s[-1] - source.read_s[1] == pytest.approx(9_998 * BUDGET_MS / 1000, abs=1e-6)
+    assert loop.late_frames == 0
+
+
+@settings(deadline=None, max_examples=100)
+@given(work=WORK, late=st.sampled_from(["slow", "repeat"]))
+def test_late_frames_are_exactly_those_shown_after_the_next_was_due(world: World, work: list[float], late: str) -> None:
+    records, _, _, loop = run(world, work, late)
+    assert [r.late for r in records] == [share > 1.0 for share in work]
+    assert loop.late_frames == sum(share > 1.0 for share in work)
+    assert loop.presented == len(work)
+
+
+@settings(deadline=None, max_examples=100)
+@given(work=WORK, late=st.sampled_from(["slow", "repeat"]))
+def test_a_stall_is_never_made_up_for_with_a_burst(world: World, work: list[float], late: str) -> None:
+    _, source, _, _ = run(world, work, late)
+    assert (np.diff(source.read_s) * 1000 >= BUDGET_MS - 1e-6).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(work=WORK)
+def test_slow_goes_on_at_once_after_a_late_frame(world: World, work: list[float]) -> None:
+    _, source, _, loop = run(world, work, "slow")
+    gaps_ms = np.diff(source.read_s) * 1000
+    assert gaps_ms == pytest.approx([max(share, 1.0) * BUDGET_MS for share in work[:-1]], abs=1e-6)
+    assert loop.repeated_frames == 0
+
+
+@settings(deadline=None, max_examples=100)
+@given(work=WORK)
+def test_repeat_keeps_the_beat_and_counts_every_missed_deadline(world: World, work: list[float]) -> None:
+    records, source, _, loop = run(world, [*work, 0.0], "repeat")
+    beats = (np.array(source.read_s) - source.read_s[0]) * 1000 / BUDGET_MS
+    assert beats == pytest.approx(np.rint(beats), abs=1e-6)
+    assert loop.repeated_frames == sum(r.repeats for r in records) == round(beats[-1]) - len(work)
+
+
+def test_without_a_budget_nothing_waits_and_nothing_is_late(world: World) -> None:
+    records, source, _, loop = run(world, [0.1, 5.0, 0.1], budget_ms=None)
+    assert np.diff(source.read_s) * 1000 == pytest.approx([2.0, 100.0])
+    assert loop.late_frames == 0 and not any(r.late for r in records)
+
+
+def test_a_pause_holds_the_picture_at_the_same_pace_and_makes_no_frame(world: World) -> None:
+    clock = FakeClock()
+    paused = Command({"attack"}, advance=False)
+    source, screen = Script(clock, [Command(), paused, paused, paused, Command()]), Screen(clock)
+    session = Session(world, TimedEngine(world, clock))
+    records = list(FrameLoop(session, source, screen, BUDGET_MS, clock=clock).frames(2))
+    assert (session.index, screen.holds, len(screen.frames)) == (2, 3, 2)
+    assert np.diff(source.read_s) * 1000 == pytest.approx([BUDGET_MS] * 4)
+    assert [r.input_id for r in records] == [1, 5]
+    assert records[1].interval_ms == pytest.approx(BUDGET_MS)
+
+
+def test_reset_shows_the_start_as_frame_zero(world: World) -> None:
+    clock = FakeClock()
+    source, screen = Script(clock, [Command(), Command(), Command(reset=1)]), Screen(clock)
+    loop = FrameLoop(Session(world, TimedEngine(world, clock)), source, screen, BUDGET_MS, clock=clock)
+    records = list(loop.frames(4))
+    assert [r.index for r in records] == [1, 2, 0, 1]
+    assert [r.start for r in records] == [None, None, 1, None]
+    assert (screen.frames[2].pixels == world.starts[1]).all()
+
+
+def test_stop_makes_no_further_frame(world: World) -> None:
+    clock = FakeClock()
+    session = Session(world, TimedEngine(world, clock))
+    FrameLoop(session, Script(clock, [Command(), Command(stop=True)]), Screen(clock), BUDGET_MS, clock=clock).run()
+    assert session.index == 1
+
+
+def test_an_unknown_action_leaves_the_session_where_it_was(world: World) -> None:
+    clock = FakeClock()
+    session = Session(world, TimedEngine(world, clock))
+    loop = FrameLoop(session, Script(clock, [Command(), Command({"fly"})]), Screen(clock), BUDGET_MS, clock=clock)
+    with pytest.raises(ActionError, match=r"fly.*turn_left, turn_right, attack"):
+        loop.run(2)
+    assert (session.index, loop.presented) == (1, 1)
+
+
+def test_stages_of_a_frame_meet_end_to_end(world: World) -> None:
+    clock, profiler = FakeClock(), Profiler()
+    session = Session(world, TimedEngine(world, clock, [0.004] * 3, decode_s=0.002))
+    FrameLoop(session, Script(clock, [Command(), Command(reset=0)]), Screen(clock, 0.001), BUDGET_MS, clock=clock,
+              profiler=profiler).run(3)
+    assert [s.stage for s in profiler.spans if s.frame == 1] == ["input", "dynamics", "decode", "present"]
+    assert [s.stage for s in profiler.spans if s.frame == 2] == ["input", "reset", "decode", "present"]
+    one = [s for s in profiler.spans if s.frame == 3]
+    assert all(a.stop_s == b.start_s for a, b in zip(one, one[1:], strict=False))
+    assert profiler.summary()["dynamics"]["p50_ms"] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("options", [{"late": "degrade"}, {"budget_ms": 0.0}, {"budget_ms": float("nan")}])
+def test_an_impossible_contract_is_refused(world: World, options: dict[str, object]) -> None:
+    clock = FakeClock()
+    with pytest.raises(DreamloopError, match=next(iter(options))):
+        FrameLoop(Session(world, TimedEngine(world, clock)), Script(clock), Screen(clock),
+                  **options)  # type: ignore[arg-type]
+
+
+def test_a_world_folder_is_all_a_loop_needs(tmp_path: Path) -> None:
+    """The system's clock and a real engine, three frames."""
+    world = tiny_world(tmp_path)
+    clock = FakeClock()
+    screen = Screen(clock)
+    with Session(world) as session:
+        FrameLoop(session, Script(clock), screen, budget_ms=1.0).run(3)
+    assert [frame.index for frame in screen.frames] == [1, 2, 3]
