@@ -7,6 +7,7 @@ missiles are: recordings use it to weigh small things, scripted players to aim.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,8 @@ class DoomGame:
         self.actions = ActionSpec(tuple(KEYS[name] for name in scenario.buttons))
         game = vizdoom.DoomGame()
         game.load_config(str(Path(vizdoom.scenarios_path) / scenario.config))
+        self._folder = tempfile.TemporaryDirectory(prefix="dreamloop-doom-")
+        game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))  # else it writes where it is run
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
@@ -110,6 +113,7 @@ class DoomGame:
     def close(self) -> None:
         with contextlib.suppress(vizdoom.ViZDoomErrorException):
             self._game.close()
+        self._folder.cleanup()
 
     def __enter__(self) -> DoomGame:
         return self
