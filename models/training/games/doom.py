@@ -82,7 +82,8 @@ class DoomGame:
         game.set_available_buttons([VIZDOOM_BUTTONS[name] for name in scenario.buttons])
         game.set_available_game_variables(list(VARIABLES.values()))
         try:
-            game.init()
+            with contextlib.chdir(self._folder.name):  # the engine leaves an empty folder where it starts
+                game.init()
         except vizdoom.ViZDoomErrorException as error:
             raise GameError(f"ViZDoom did not start: {error}") from error
         self._game = game
