@@ -35,11 +35,15 @@ class BuildKernels(build_ext):
         target.unlink(missing_ok=True)  # a stale module must not outlive a build that fails
         try:
             self._cmake(target, folder)
-        except (OSError, ImportError, subprocess.CalledProcessError) as error:
-            output = getattr(error, "stdout", None)
-            if output:
-                print(output, file=sys.stderr)
-            print(f"dreamloop: no compiled kernels ({error}); worlds play through ONNX Runtime", file=sys.stderr)
+        except (OSError, ImportError) as error:
+            self._go_on(str(error))
+        except subprocess.CalledProcessError as error:
+            print(error.stdout, file=sys.stderr)
+            self._go_on(f"cmake failed with status {error.returncode}")
+
+    @staticmethod
+    def _go_on(reason: str) -> None:
+        print(f"dreamloop: no compiled kernels ({reason}); worlds play through ONNX Runtime", file=sys.stderr)
 
     def _cmake(self, target: Path, folder: Path) -> None:
         import pybind11  # a build requirement, absent when only metadata is asked for

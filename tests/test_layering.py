@@ -44,7 +44,8 @@ TABLE = (
     Layer("runtime/engines/torch_engine.py",
           names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
     # google.protobuf is what onnx files are made of, and comes with onnx
-    Layer("runtime/engines", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy onnx onnxruntime google.protobuf")),
+    Layer("runtime/engines",
+          names(f"{CORE} dreamloop.models! dreamloop.runtime numpy onnx onnxruntime google.protobuf")),
     Layer("runtime/evaluate", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),
           names(f"{TRAINING}.games {NETWORKS} torch av skimage matplotlib rich")),
     Layer("runtime", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),
