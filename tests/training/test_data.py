@@ -42,6 +42,8 @@ def test_a_recording_reads_back_what_was_saved(folder: Path) -> None:
         np.testing.assert_array_equal(data.objects(number, 0, length), saved.objects)
         np.testing.assert_array_equal(data.actions[number], saved.actions)
     np.testing.assert_array_equal(data.frames(0, 2, 3)[:, 0, 0, 1], [2, 3, 4])
+    np.testing.assert_array_equal(data.frames(0, 5, 64)[:, 0, 0, 1], [5, 6])  # fewer at the end
+    assert data.objects(0, 5, 64).shape == (2, HEIGHT, WIDTH)
 
 
 def test_sampled_moments_hold_together_and_every_frame_comes_up(folder: Path) -> None:
