@@ -100,16 +100,22 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.world import load_world
     world = load_world(args.world)
-    with _packages("evaluating", "games"):
-        from dreamloop.runtime import evaluate
-        return evaluate.evaluate(world, engine=args.engine, precision=args.precision, frames=args.frames,
-                                 plot=args.plot, video=args.video)
+    with _packages("evaluating", "games"), _progress("dreaming") as progress:
+        from dreamloop.runtime.evaluate import evaluate
+        report = evaluate(world, engine=args.engine, precision=args.precision, threads=args.threads,
+                          frames=args.frames, episodes=args.episodes, plot=args.plot, video=args.video,
+                          strip=args.strip, progress=progress)
+    for name, value in report.items():
+        shown = "  ".join(f"{k}: {_figure(v)}" for k, v in value.items()) if isinstance(value, dict) else _figure(value)
+        print(f"{name:<28}{shown}")
+    return report
 
 
 def _record(args: argparse.Namespace) -> dict[str, Any]:
-    with _packages("recording", "games"):
+    with _packages("recording", "games"), _progress("recording") as progress:
         from dreamloop.models.training import recording
-        result = recording.record(args.game, args.out, frames=args.frames, seed=args.seed)
+        result = recording.record(args.game, args.out, frames=args.frames, seed=args.seed, progress=progress)
+    print(f"{args.out}: " + ", ".join(f"{name} {_figure(value)}" for name, value in result.items()))
     return {"game": args.game, "out": args.out, **result}
 
 
@@ -118,7 +124,23 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
         from dreamloop.models.training import pipeline
         folder = pipeline.train(args.recipe, minutes=args.minutes, device=args.device, resume=args.resume,
                                 run_folder=args.run_folder)
+    print(f"wrote {folder}")
     return {"recipe": args.recipe, "world": str(folder)}
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error where that is a terminal; gives a function of (done, all)."""
+    from rich.console import Console
+    from rich.progress import Progress
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 @contextlib.contextmanager
@@ -166,14 +188,16 @@ def _engines(args: argparse.Namespace) -> dict[str, Any]:
 # -- parsing -------------------------------------------------------------------------------------------
 
 
-def _add_engine(parser: argparse.ArgumentParser, threads: bool = True) -> None:
+def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
                         help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
     parser.add_argument("--engine", default="auto", metavar="E", help="see `dreamloop engines` (default: auto)")
     parser.add_argument("--precision", metavar="P", help="such as fp32 (default: the engine's own)")
-    if threads:
-        parser.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the engine")
-        parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of the noise (default: 0)")
+    parser.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the engine")
+
+
+def _add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of the noise (default: 0)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -190,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
 
     play = verb("play", _play, "play a world in a window", "dreamloop play doom-arena --record out.mp4")
     _add_engine(play)
+    _add_seed(play)
     play.add_argument("--start", default="0", metavar="I|IMAGE", help="a start frame by index, or any image")
     play.add_argument("--headless", action="store_true", help="no window, scripted input, as fast as it can")
     play.add_argument("--frames", type=_whole(1), metavar="N", help="stop after N frames")
@@ -201,16 +226,20 @@ def _parser() -> argparse.ArgumentParser:
     profile = verb("profile", _profile, "say where the milliseconds of a frame go",
                    "dreamloop profile doom-arena --trace trace.json --plot profile.png")
     _add_engine(profile)
+    _add_seed(profile)
     profile.add_argument("--frames", type=_whole(1), default=300, metavar="N", help="frames to time (default: 300)")
     profile.add_argument("--window", action="store_true", help="with the window and its pace (default: headless)")
     profile.add_argument("--trace", metavar="F.json", help="write a trace for https://ui.perfetto.dev")
     profile.add_argument("--plot", metavar="F.png", help="write a picture of the stages over time")
 
     evaluate = verb("evaluate", _evaluate, "judge a world against the real game",
-                    "dreamloop evaluate doom-arena --plot strip.png")
-    _add_engine(evaluate, threads=False)
-    evaluate.add_argument("--frames", type=_whole(1), metavar="N", help="length of the long dream (default: 1000)")
-    evaluate.add_argument("--plot", metavar="F.png", help="write a strip of pictures, game over dream")
+                    "dreamloop evaluate doom-arena --strip strip.png")
+    _add_engine(evaluate)
+    evaluate.add_argument("--frames", type=_whole(1), default=1000,
+                          metavar="N", help="length of a dream (default: 1000)")
+    evaluate.add_argument("--episodes", type=_whole(1), default=16, metavar="N", help="how many (default: 16)")
+    evaluate.add_argument("--plot", metavar="F.png", help="draw quality and drift against the horizon")
+    evaluate.add_argument("--strip", metavar="F.png", help="write a strip of pictures, game over dream")
     evaluate.add_argument("--video", metavar="F.mp4", help="write game and dream side by side")
 
     record = verb("record", _record, "record a real game", "dreamloop record doom-arena recordings/arena")

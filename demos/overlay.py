@@ -8,7 +8,7 @@ import pygame
 
 INK, DIM, ACCENT = (238, 238, 242), (158, 162, 176), (255, 176, 74)
 GOOD, BAD = (98, 202, 134), (238, 84, 84)
-PANEL = (14, 15, 20, 208)
+PANEL = (14, 15, 20, 222)
 
 
 class Painter:
@@ -16,7 +16,7 @@ class Painter:
 
     def __init__(self, surface: pygame.Surface) -> None:
         self.surface = surface
-        self.size = max(14, min(26, round(surface.get_height() / 30)))
+        self.size = max(11, min(26, round(surface.get_height() / 30)))
         self.pad = self.size * 2 // 3
         self.line = round(self.size * 1.35)
         self.font = pygame.font.Font(None, round(self.size * 1.35))

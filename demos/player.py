@@ -51,8 +51,10 @@ def load_image(path: str | os.PathLike[str], spec: WorldSpec) -> np.ndarray:
         raise DreamloopError(f"--start {path}: not an image that can be read ({error})") from error
     flat = pygame.Surface(loaded.get_size(), 0, 24)
     flat.blit(loaded, (0, 0))
-    resized = pygame.transform.smoothscale(flat, (spec.frame_width, spec.frame_height))
-    pixels = np.frombuffer(pygame.image.tobytes(resized, "RGB"), np.uint8)
+    size = (spec.frame_width, spec.frame_height)
+    if flat.get_size() != size:
+        flat = pygame.transform.smoothscale(flat, size)
+    pixels = np.frombuffer(pygame.image.tobytes(flat, "RGB"), np.uint8)
     return pixels.reshape(spec.frame_height, spec.frame_width, 3).copy()
 
 

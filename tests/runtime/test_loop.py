@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +184,7 @@ def test_stages_of_a_frame_meet_end_to_end(world: World) -> None:
     assert [s.stage for s in profiler.spans if s.frame == 1] == ["input", "dynamics", "decode", "present"]
     assert [s.stage for s in profiler.spans if s.frame == 2] == ["input", "reset", "decode", "present"]
     one = [s for s in profiler.spans if s.frame == 3]
-    assert all(a.stop_s == b.start_s for a, b in zip(one, one[1:], strict=False))
+    assert all(a.stop_s == b.start_s for a, b in pairwise(one))
     assert profiler.summary()["dynamics"]["p50_ms"] == pytest.approx(4.0)
 
 

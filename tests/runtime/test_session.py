@@ -167,9 +167,9 @@ def test_a_snapshot_of_another_world_is_refused(world: World, engine: Engine, tm
 
 
 def test_a_snapshot_of_another_engine_is_refused(world: World, engine: Engine) -> None:
-    with Session(world, engine) as session, Session(world, TimedEngine(world, FakeClock())) as other:
-        with pytest.raises(DreamloopError, match=r"timed.*this session runs on"):
-            session.restore(other.snapshot())
+    with (Session(world, engine) as session, Session(world, TimedEngine(world, FakeClock())) as other,
+          pytest.raises(DreamloopError, match=r"timed.*this session runs on")):
+        session.restore(other.snapshot())
 
 
 REFUSED: dict[str, tuple[Callable[[Session], Any], type[Exception], str]] = {

@@ -1,0 +1,216 @@
+"""The window, on SDL's dummy video driver: real events in, real pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worlds import random_frames, tiny_world
+
+from dreamloop.demos import keys
+from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import ActionSpec, Button
+from dreamloop.models.core.world import World
+from dreamloop.runtime import Command, Frame, FrameLoop, Session
+
+pygame = pytest.importorskip("pygame", reason="the window is drawn with pygame")
+from dreamloop.demos.player import NoDisplay, Window, load_image  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def window(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Window]:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.chdir(tmp_path)
+    window = Window(world, scale=4)
+    window.read()  # what SDL says on opening
+    yield window
+    window.close()
+
+
+def down(*names: str) -> None:
+    for name in names:
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=getattr(pygame, name)))
+
+
+def up(*names: str) -> None:
+    for name in names:
+        pygame.event.post(pygame.event.Event(pygame.KEYUP, key=getattr(pygame, name)))
+
+
+def screen() -> np.ndarray:
+    """The window's pixels, (H, W, 3) uint8."""
+    return np.ascontiguousarray(pygame.surfarray.array3d(pygame.display.get_surface()).transpose(1, 0, 2))
+
+
+def test_keys_are_held_until_they_are_let_go(window: Window) -> None:
+    down("K_LEFT", "K_SPACE")
+    assert window.read().action == {"turn_left", "attack"}
+    assert window.read().action == {"turn_left", "attack"}
+    up("K_SPACE")
+    assert window.read().action == {"turn_left"}
+    up("K_LEFT")
+    assert window.read().action == frozenset()
+
+
+def test_two_keys_of_one_button_need_both_to_be_let_go(window: Window) -> None:
+    down("K_LEFT", "K_a")
+    up("K_LEFT")
+    assert window.read().action == {"turn_left"}
+    up("K_a")
+    assert window.read().action == frozenset()
+
+
+def test_a_tap_between_two_frames_counts_for_one(window: Window) -> None:
+    down("K_SPACE")
+    up("K_SPACE")
+    assert window.read().action == {"attack"}
+    assert window.read().action == frozenset()
+
+
+def test_keys_let_go_in_another_window_do_not_stick(window: Window) -> None:
+    down("K_LEFT")
+    window.read()
+    pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
+    assert window.read().action == frozenset()
+
+
+def test_pause_holds_and_n_makes_one_frame(window: Window) -> None:
+    down("K_n")
+    assert window.read() == Command(frozenset())
+    down("K_p")
+    assert not window.read().advance and not window.read().advance
+    down("K_n", "K_RIGHT")
+    assert window.read() == Command(frozenset({"turn_right"}))
+    assert not window.read().advance
+    down("K_p")
+    assert window.read() == Command(frozenset({"turn_right"}))
+
+
+def test_r_goes_round_the_start_frames(window: Window, world: World) -> None:
+    starts = []
+    for _ in range(len(world.starts) + 1):
+        down("K_r")
+        starts.append(window.read().reset)
+    assert starts == [1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("event", [lambda: down("K_ESCAPE"),
+                                   lambda: pygame.event.post(pygame.event.Event(pygame.QUIT))])
+def test_escape_and_the_closed_window_stop(window: Window, event: object) -> None:
+    assert callable(event)
+    event()
+    assert window.read().stop
+
+
+@pytest.mark.parametrize("size", [(192, 128), (200, 140), (500, 300), (97, 65), (30, 20)])
+def test_the_frame_is_shown_in_whole_pixels_in_the_middle(window: Window, world: World, size: tuple[int, int]) -> None:
+    pygame.display.set_mode(size, pygame.RESIZABLE)
+    window._hint_until = 0
+    frame = random_frames(world.spec, 1, seed=8)[0]
+    window.present(Frame(1, frame))
+    scale = max(1, min(size[0] // 48, size[1] // 32))
+    x, y = (size[0] - 48 * scale) // 2, (size[1] - 32 * scale) // 2
+    if x >= 0 and y >= 0:
+        shown = screen()[y : y + 32 * scale, x : x + 48 * scale]
+        assert (shown == frame.repeat(scale, 0).repeat(scale, 1)).all()
+    else:
+        assert screen().any()
+
+
+@pytest.mark.parametrize("key", ["K_h", "K_F3", "K_p"])
+@pytest.mark.parametrize("size", [(800, 600), (192, 128), (30, 20)])
+def test_overlays_come_and_go(window: Window, world: World, key: str, size: tuple[int, int]) -> None:
+    pygame.display.set_mode(size, pygame.RESIZABLE)
+    window._hint_until = 0
+    window.present(Frame(1, world.starts[0]))
+    plain = screen()
+    down(key)
+    window.read()
+    window.hold()
+    assert (screen() != plain).any()
+    down(key)
+    window.read()
+    window.hold()
+    assert (screen() == plain).all()
+
+
+def test_the_hint_fades(window: Window, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    window.present(Frame(1, world.starts[0]))
+    hinted = screen()
+    monkeypatch.setattr("dreamloop.demos.player._milliseconds", lambda: 1e15)
+    window.present(Frame(1, world.starts[0]))
+    assert (screen() != hinted).any()
+    assert (screen() == world.starts[0].repeat(4, 0).repeat(4, 1)).all()
+
+
+def test_screenshots_show_the_window_and_never_overwrite(window: Window, world: World, tmp_path: Path) -> None:
+    window.present(Frame(1, world.starts[0]))
+    shown = screen()
+    down("K_F12", "K_F12")
+    window.read()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-001.png", "tiny-002.png"]
+    saved = pygame.surfarray.array3d(pygame.image.load("tiny-001.png")).transpose(1, 0, 2)
+    assert (saved == shown).all()
+
+
+def test_statistics_follow_a_real_game(window: Window, world: World) -> None:
+    with Session(world) as session:
+        loop = FrameLoop(session, window, window, budget_ms=1.0)
+        window.attach(loop)
+        down("K_F3", "K_LEFT")
+        loop.run(5)
+        figures = dict(window._figures())
+        assert loop.recent[-1].action.tolist() == [1.0, 0.0, 0.0]
+    assert figures["frames a second"].endswith(" of 35")
+    assert figures["late frames"] == f"{loop.late_frames} of 5"
+
+
+def test_no_display_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(NoDisplay, match="DISPLAY"):
+        Window(world)
+
+
+def test_an_image_of_any_size_becomes_a_start_frame(world: World, tmp_path: Path) -> None:
+    picture = np.zeros((90, 64, 3), np.uint8)  # (W, H, 3), as pygame has it
+    picture[:, :32] = (200, 10, 30)
+    pygame.image.save(pygame.surfarray.make_surface(picture), str(tmp_path / "start.png"))
+    start = load_image(tmp_path / "start.png", world.spec)
+    assert start.shape == (32, 48, 3) and start.dtype == np.uint8
+    assert np.abs(start[:15].astype(int) - (200, 10, 30)).max() <= 2 and start[17:].max() <= 2
+
+
+def test_an_image_of_the_worlds_size_is_taken_as_it_is(world: World, tmp_path: Path) -> None:
+    picture = random_frames(world.spec, 1, seed=4)[0]
+    pygame.image.save(pygame.surfarray.make_surface(picture.transpose(1, 0, 2)), str(tmp_path / "start.png"))
+    assert (load_image(tmp_path / "start.png", world.spec) == picture).all()
+
+
+def test_a_bad_image_is_refused(world: World, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    for name, reason in (("text.png", "not an image"), ("none.png", "no such image")):
+        with pytest.raises(DreamloopError, match=reason):
+            load_image(tmp_path / name, world.spec)
+
+
+@pytest.mark.parametrize("code", [*keys._SPECIAL, *(f"Key{c}" for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+                                  *(f"Digit{n}" for n in range(10)), *(f"Numpad{n}" for n in range(10)),
+                                  *(f"F{n}" for n in range(1, 13))])
+def test_every_known_code_is_a_key_of_pygame(code: str) -> None:
+    name = keys.constant(code)
+    assert name is not None and isinstance(getattr(pygame, name), int)
+
+
+def test_unknown_codes_bind_nothing_and_keep_their_name() -> None:
+    actions = ActionSpec((Button("jump", keys=("Katana", "KeyJ")),))
+    assert keys.buttons_by_key(actions) == {pygame.K_j: ["jump"]}
+    assert list(keys.bindings(actions)) == [("Katana or J", "Jump")]
