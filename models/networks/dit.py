@@ -33,6 +33,7 @@ from dreamloop.models.core.plan import frame_mask
 from dreamloop.models.core.spec import WorldSpec
 
 NORM_EPSILON = 1e-6
+STRETCH_FRAMES = 8  # frames whose queries share one attention call over a clip
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -184,8 +185,14 @@ def attend_sequence(geometry: SequenceGeometry, q: Tensor, k: Tensor, v: Tensor)
     turned_k = rotate(k, geometry.cos, geometry.sin).to(v.dtype).reshape(b, heads, f * t, d)
     flat_v = v.reshape(b, heads, f * t, d)
     if not geometry.sinks:
-        out = functional.scaled_dot_product_attention(turned_q, turned_k, flat_v, attn_mask=geometry.mask)
-        return out.view(b, heads, f, t, d)
+        # nothing after a frame is ever read, so a stretch of frames needs only the keys up to its end
+        parts = []
+        for first in range(0, f * t, STRETCH_FRAMES * t):
+            end = min(first + STRETCH_FRAMES * t, f * t)
+            parts.append(functional.scaled_dot_product_attention(
+                turned_q[:, :, first:end], turned_k[:, :, :end], flat_v[:, :, :end],
+                attn_mask=geometry.mask[first:end, :end]))
+        return torch.cat(parts, dim=2).view(b, heads, f, t, d)
     n = geometry.sinks
     scores = turned_q @ turned_k.transpose(-1, -2) * d**-0.5
     sink_k = rotate(k[:, :, None, :n], geometry.sink_cos, geometry.sink_sin).to(v.dtype)
