@@ -176,8 +176,8 @@ void block_sparse_attention(const py::array &query, const py::array &key, const 
 PYBIND11_MODULE(_kernels, module) {
     module.doc() = "Compiled kernels; use them through dreamloop.runtime.kernels.";
     module.def("usable_tiers", &usable_tiers, "Instruction tiers that run here, slowest first.");
-    module.def("block_sparse_attention", &block_sparse_attention, py::arg("query").noconvert(), py::arg("key").noconvert(),
-               py::arg("value").noconvert(), py::arg("block_index").noconvert(), py::arg("block_count").noconvert(),
-               py::arg("block_length").noconvert(), py::arg("block_tokens"), py::arg("scale"),
-               py::arg("out").noconvert(), py::arg("isa"));
+    module.def("block_sparse_attention", &block_sparse_attention, py::arg("query").noconvert(),
+               py::arg("key").noconvert(), py::arg("value").noconvert(), py::arg("block_index").noconvert(),
+               py::arg("block_count").noconvert(), py::arg("block_length").noconvert(), py::arg("block_tokens"),
+               py::arg("scale"), py::arg("out").noconvert(), py::arg("isa"));
 }

@@ -47,9 +47,9 @@ TABLE = (
     Layer("runtime/engines",
           names(f"{CORE} dreamloop.models! dreamloop.runtime numpy onnx onnxruntime google.protobuf")),
     Layer("runtime/evaluate", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),
-          names(f"{TRAINING}.games {NETWORKS} torch av skimage matplotlib rich")),
+          names(f"{TRAINING}.games {NETWORKS} torch av skimage matplotlib rich safetensors")),
     Layer("runtime", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),
-          names("torch onnx onnxruntime matplotlib rich safetensors")),
+          names("torch onnx onnxruntime av skimage matplotlib rich safetensors")),
     Layer("demos", names("dreamloop numpy rich av pygame matplotlib"),
           names("torch vizdoom gymnasium onnx onnxruntime")))
 
