@@ -87,8 +87,8 @@ def visible_frames(memory: MemorySpec, frame: int) -> np.ndarray:
 
 
 def oldest_age(memory: MemorySpec) -> int:
-    """The largest age, in frames, that a key other than a sink's is ever read at: the span that a
-    training clip must exceed."""
+    """One above the largest age, in frames, that a key other than a sink's is ever read at: the
+    shortest training clip that shows every age, 0 .. oldest_age - 1."""
     window = memory.window_frames
     if memory.dilation:
         window = -(-window * memory.dilation // (memory.dilation - 1))

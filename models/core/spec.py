@@ -11,6 +11,7 @@ Letters: B batch, L layers, S slots, T tokens of a frame, H heads, D head size, 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,8 @@ from dreamloop.models.core.errors import ActionError, WorldError
 FORMAT = 1
 PIXEL_SHUFFLE = 4  # the autoencoder never convolves above a quarter of the frame's resolution
 LEVEL_FEATURES = 8  # sines and cosines that describe one level in [0, 1]; see core/conditioning.py
+MAX_RING_BYTES = 64 << 30  # of float32 keys and values, for one player
+MAX_PLAN_BYTES = 256 << 20  # of block lists, for one player
 LEVELS = ("noise_level", "step_size", "history_noise")
 
 
@@ -64,6 +67,8 @@ class ActionSpec:
         names = self.names
         _require(len(names) > 0, "actions: a world needs at least one button or axis")
         _require(all(names), "actions: every button and axis needs a name")
+        _require(all(name.isprintable() and len(name) <= 100 for name in names),
+                 "actions: a name must be printable, at most 100 characters")
         _require(len(set(names)) == len(names), f"actions: a name stands twice in {', '.join(names)}")
         _require(all(axis.limit > 0 for axis in self.axes), "actions: an axis limit must be above 0")
 
@@ -83,24 +88,33 @@ class ActionSpec:
         Raises `ActionError` for an unknown name (the message lists the known ones), a wrong
         length, or a value that is not finite; a value beyond its range is clipped to it.
         """
-        limits = np.array([1.0] * len(self.buttons) + [a.limit for a in self.axes], np.float32)
-        lowest = np.array([0.0] * len(self.buttons) + [-a.limit for a in self.axes], np.float32)
+        limits = np.array([1.0] * len(self.buttons) + [a.limit for a in self.axes])
+        lowest = np.array([0.0] * len(self.buttons) + [-a.limit for a in self.axes])
         if isinstance(action, np.ndarray):
             if action.shape != (self.size,):
                 raise ActionError(f"action vector has shape {action.shape}, expected ({self.size},) "
                                   f"for {', '.join(self.names)}")
-            values = action.astype(np.float32)
+            if action.dtype.kind not in "biuf":
+                raise ActionError(f"action vector holds {action.dtype}, expected numbers")
+            values = action.astype(np.float64)
         else:
             if isinstance(action, str):
                 action = (action,)
-            given = action if isinstance(action, Mapping) else dict.fromkeys(action or (), 1.0)
+            try:
+                given = action if isinstance(action, Mapping) else dict.fromkeys(() if action is None else action, 1.0)
+            except TypeError as error:
+                raise ActionError(f"action {str(action)[:100]!r}: expected a set of names, a mapping "
+                                  "of names to values, or a numpy vector") from error
             unknown = sorted(str(name) for name in given if name not in self.names)
             if unknown:
                 raise ActionError(f"unknown action {', '.join(unknown)}; this world knows: {', '.join(self.names)}")
-            values = np.array([float(given.get(name, 0.0)) for name in self.names], np.float32)
+            try:
+                values = np.array([float(given.get(name, 0.0)) for name in self.names])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ActionError(f"action values must be numbers: {error}") from error
         if not np.isfinite(values).all():
             raise ActionError("action values must be finite")
-        return np.clip(values, lowest, limits)
+        return np.clip(values, lowest, limits).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,8 @@ class AutoencoderSpec:
     decoder_blocks: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _require(1 <= self.latent_channels <= 256, f"autoencoder: latent_channels={self.latent_channels} must be 1..256")
+        _require(1 <= self.latent_channels <= 256,
+                 f"autoencoder: latent_channels={self.latent_channels} must be 1..256")
         _require(1 <= len(self.widths) <= 5, "autoencoder: widths needs 1 to 5 stages")
         _require(all(1 <= w <= 2048 for w in self.widths), "autoencoder: a width must be 1..2048")
         for name in ("encoder_blocks", "decoder_blocks"):
@@ -221,7 +236,10 @@ class WorldSpec:
 
     def __post_init__(self) -> None:
         _require(self.format == FORMAT, f"format {self.format} is not known here (expected {FORMAT})")
-        _require(bool(self.name) and len(self.name) <= 100, "name must be 1..100 characters")
+        for key in ("name", "game"):  # both become parts of messages, file names and window titles
+            text = getattr(self, key)
+            _require(0 < len(text) <= 100 and text.isprintable() and not set(text) & set("/\\"),
+                     f"{key}={text[:100]!r} must be 1..100 printable characters without slashes")
         for key in ("frame_height", "frame_width"):
             _require(8 <= getattr(self, key) <= 4096, f"{key}={getattr(self, key)} must be 8..4096")
         _require(0 < self.fps <= 1000, f"fps={self.fps} must be above 0, at most 1000")
@@ -230,6 +248,10 @@ class WorldSpec:
                  f"dynamics: patch={patch} must divide the latent grid {self.latent_height}x{self.latent_width}")
         _require(self.plan.block_tokens <= self.tokens,
                  f"plan: block_tokens={self.plan.block_tokens} is above the {self.tokens} tokens of a frame")
+        ring = 4 * math.prod(self.ring_shape(1))
+        _require(ring <= MAX_RING_BYTES, f"memory: a ring of {ring} bytes is above the cap of {MAX_RING_BYTES}")
+        lists = 4 * self.blocks_per_frame**2 * self.memory.slots
+        _require(lists <= MAX_PLAN_BYTES, f"plan: block lists of {lists} bytes are above the cap of {MAX_PLAN_BYTES}")
 
     @property
     def padded_height(self) -> int:

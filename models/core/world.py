@@ -73,6 +73,9 @@ def _one_line(message: str) -> str:
 
 
 def _load(folder: Path) -> World:
+    for name in (SPEC_FILE, WEIGHTS_FILE, STARTS_FILE):  # a pipe or a device would never end
+        if not (folder / name).is_file():
+            raise WorldError(f"{name} is missing, or is not a file")
     spec_path = folder / SPEC_FILE
     if spec_path.stat().st_size > MAX_SPEC_BYTES:
         raise WorldError(f"{SPEC_FILE} is larger than {MAX_SPEC_BYTES} bytes")
@@ -88,7 +91,10 @@ def _load(folder: Path) -> World:
     weights = _read_weights(folder / WEIGHTS_FILE, shapes)
     starts = _read_starts(folder / STARTS_FILE, spec)
     card_path = folder / CARD_FILE
-    card = card_path.read_text("utf-8")[:MAX_SPEC_BYTES] if card_path.is_file() else ""
+    card = ""
+    if card_path.is_file():
+        with card_path.open("rb") as file:
+            card = file.read(MAX_SPEC_BYTES).decode("utf-8", "replace")
     return World(spec, weights, starts, _hash(folder), card)
 
 
@@ -109,9 +115,12 @@ def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, n
         for name in shapes:
             value = file.get_tensor(name)
             if name + quantize.SCALE in names:
-                value = quantize.dequantize(value, file.get_tensor(name + quantize.SCALE))
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                    value = quantize.dequantize(value, file.get_tensor(name + quantize.SCALE))
             if not np.isfinite(value).all():
                 raise WorldError(f"{path.name}: tensor {name} holds a value that is not finite")
+            if name == "autoencoder.latent_std" and not (value > 0).all():
+                raise WorldError(f"{path.name}: tensor {name} holds a value that is not above 0")
             weights[name] = value
     return weights
 
@@ -153,16 +162,18 @@ def save_world(folder: str | os.PathLike[str], spec: WorldSpec, weights: dict[st
     weights: float32, the names and shapes of `weight_shapes(spec)`; starts: (N, H, W, 3) uint8.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     stored: dict[str, np.ndarray] = {}
     for name, shape in specs.weight_shapes(spec).items():
         value = np.ascontiguousarray(weights[name], np.float32)
         if value.shape != shape:
             raise WorldError(f"tensor {name} has shape {value.shape}, expected {shape}")
+        if not np.isfinite(value).all():  # int8 has no NaN: it would be stored as a channel of zeros
+            raise WorldError(f"tensor {name} holds a value that is not finite")
         if quantize.is_quantized(shape):
             stored[name], stored[name + quantize.SCALE] = quantize.quantize(value)
         else:
             stored[name] = value
+    target.mkdir(parents=True, exist_ok=True)
     save_file(stored, target / WEIGHTS_FILE)
     save_file({"frames": np.ascontiguousarray(starts, np.uint8)}, target / STARTS_FILE)
     (target / SPEC_FILE).write_text(json.dumps(specs.to_json(spec), indent=2) + "\n", "utf-8")

@@ -155,7 +155,8 @@ class SequenceGeometry:
 
     def __init__(self, spec: WorldSpec, first: int, frames: int, device: torch.device, dtype: torch.dtype) -> None:
         def tensors(angles: np.ndarray) -> tuple[Tensor, Tensor]:
-            return (torch.from_numpy(np.cos(angles)).to(device, dtype), torch.from_numpy(np.sin(angles)).to(device, dtype))
+            cos, sin = (torch.from_numpy(turn(angles)).to(device, dtype) for turn in (np.cos, np.sin))
+            return cos, sin
 
         times = np.arange(first, first + frames)
         space = conditioning.space_angles(spec)
@@ -175,7 +176,8 @@ class SequenceGeometry:
 def sequence_geometry(spec: WorldSpec, first: int, frames: int, device: torch.device,
                       dtype: torch.dtype) -> SequenceGeometry:
     """The geometry of a clip, kept for the next clip of the same phase and length."""
-    return SequenceGeometry(spec, first, frames, device, dtype)
+    with torch.inference_mode(False):  # one made in inference mode could not serve training afterwards
+        return SequenceGeometry(spec, first, frames, device, dtype)
 
 
 def attend_sequence(geometry: SequenceGeometry, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ class RingPass:
 
     def __init__(self, spec: WorldSpec, ring: Tensor, inputs: PassInputs) -> None:
         self.spec, self.ring = spec, ring
-        device, dtype = ring.device, ring.dtype
+        device = ring.device
+        angles = torch.float64 if ring.dtype == torch.float64 else torch.float32  # bf16 cannot hold an angle
 
         def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(device, dtype)
+            return torch.from_numpy(array).to(device, angles)
 
         # (B, 1, 1, T, D/2): all heads, one frame
         self.cos, self.sin, self.store_cos, self.store_sin = (
@@ -45,6 +46,7 @@ class RingPass:
         sinks = self.spec.memory.sink_frames * self.spec.tokens_padded
         if sinks:
             old = keys[:, :, :sinks].unflatten(2, (self.spec.memory.sink_frames, -1))
-            keys = torch.cat([rotate(old, self.sink_cos, self.sink_sin).flatten(2, 3), keys[:, :, sinks:]], dim=2)
+            turned = rotate(old, self.sink_cos, self.sink_sin).flatten(2, 3).to(keys.dtype)
+            keys = torch.cat([turned, keys[:, :, sinks:]], dim=2)
         query = rotate(q, self.cos, self.sin)[:, :, 0].to(keys.dtype)
         return functional.scaled_dot_product_attention(query, keys, values, attn_mask=self.mask)[:, :, None]

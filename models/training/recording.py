@@ -94,6 +94,10 @@ def record(game_name: str, out_folder: Path | str, frames: int, seed: int = 0, s
     frames in which each button is held."""
     if frames < 1:
         raise GameError(f"frames={frames} must be at least 1")
+    if split not in ("train", "held_out"):
+        raise GameError(f"split {split!r} must be train or held_out")
+    if not 0 <= seed <= HELD_OUT_SEED - frames:  # an episode has a frame at least: the splits cannot meet
+        raise GameError(f"seed={seed} must be in 0..{HELD_OUT_SEED - frames}")
     folder = Path(out_folder) / split
     folder.mkdir(parents=True, exist_ok=True)
     done = dict.fromkeys(SHARES, 0)

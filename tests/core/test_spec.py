@@ -15,7 +15,18 @@ from hypothesis import given, settings, strategies as st
 from worlds import random_weights, tiny_spec
 
 from dreamloop.models.core.errors import ActionError, WorldError
-from dreamloop.models.core.spec import ActionSpec, Axis, Button, WorldSpec, from_json, to_json, weight_shapes
+from dreamloop.models.core.spec import (
+    ActionSpec,
+    AutoencoderSpec,
+    Axis,
+    Button,
+    MemorySpec,
+    PlanSpec,
+    WorldSpec,
+    from_json,
+    to_json,
+    weight_shapes,
+)
 
 Path = tuple[Any, ...]
 AXIS = ActionSpec((Button("attack"),), (Axis("look", limit=2.5),))
@@ -126,7 +137,10 @@ def test_a_wrong_type_is_refused_by_name(path: Path) -> None:
 
 
 IMPOSSIBLE: list[tuple[str, Path, Any]] = [
-    ("format", ("format",), 2), ("name", ("name",), ""), ("name", ("name",), "x" * 101),
+    ("format", ("format",), 2), ("name", ("name",), ""), ("name", ("name",), "../x"), ("name", ("name",), "a\nb"),
+    ("name", ("name",), "\ud800"), ("game", ("game",), "a/b"),
+    ("actions", ("actions", "buttons", 0, "name"), "a\x1b[2J"),
+    ("name", ("name",), "x" * 101),
     ("frame_height", ("frame_height",), 7), ("frame_width", ("frame_width",), 4097), ("fps", ("fps",), 0.0),
     ("fps", ("fps",), -35.0), ("fps", ("fps",), 1001), ("actions", ("actions", "buttons", 0, "name"), "look"),
     ("actions", ("actions", "buttons", 0, "name"), ""), ("limit", ("actions", "axes", 0, "limit"), 0),
@@ -227,6 +241,26 @@ def test_values_are_clipped_to_their_range(actions: ActionSpec, value: float) ->
 def test_no_input_is_zero_and_one_name_is_not_spelt_out() -> None:
     assert AXIS.vector(None).tolist() == AXIS.vector(()).tolist() == [0.0, 0.0]
     assert AXIS.vector("attack").tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("action", [5, [["attack"]], {"attack": "x"}, {"attack": None}, {"look": 10**400},
+                                    np.array(["a", "b"]), np.array([1j, 0])], ids=str)
+def test_what_is_no_action_at_all_is_refused(action: Any) -> None:
+    with pytest.raises(ActionError):
+        AXIS.vector(action)
+
+
+def test_a_value_beyond_float32_is_clipped_like_any_other() -> None:
+    assert AXIS.vector({"look": 1e300, "attack": -1e300}).tolist() == [0.0, 2.5]
+
+
+def test_a_ring_and_a_plan_above_their_caps_are_refused() -> None:
+    """Few weights can ask for much memory: 4096 x 4096 pixels are a million tokens."""
+    huge = dict(frame_height=4096, frame_width=4096, actions=AXIS, autoencoder=AutoencoderSpec(1, (1,), (0,), (0,)))
+    with pytest.raises(WorldError, match="memory: a ring of"):
+        tiny_spec(**huge, memory=MemorySpec(4096), plan=PlanSpec())
+    with pytest.raises(WorldError, match="plan: block lists of"):
+        tiny_spec(**huge, memory=MemorySpec(1), plan=PlanSpec(block_tokens=1))
 
 
 @pytest.mark.parametrize("action", [{"fly"}, {"fly": 1.0}, "fly", ["attack", "fly"], [0.0, 1.0]])

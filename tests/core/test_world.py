@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import tracemalloc
@@ -128,6 +129,17 @@ def test_saving_a_wrong_shape_is_refused(tmp_path: Path) -> None:
         save_world(tmp_path, tiny_spec(), weights, random_frames(tiny_spec(), 1), "")
 
 
+@pytest.mark.parametrize("name", ["dynamics.blocks.0.qkv.weight", "dynamics.input.bias"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_saving_what_is_not_finite_is_refused_and_writes_nothing(tmp_path: Path, name: str, value: float) -> None:
+    """int8 would hide it: a training run that diverged must not become a world with a silent channel."""
+    weights = random_weights(tiny_spec())
+    weights[name].reshape(-1)[3] = value
+    with pytest.raises(WorldError, match=name):
+        save_world(tmp_path / "world", tiny_spec(), weights, random_frames(tiny_spec(), 1), "")
+    assert not (tmp_path / "world").exists()
+
+
 # -- the hash ----------------------------------------------------------------------------------------
 
 
@@ -177,6 +189,27 @@ def test_a_folder_where_a_file_should_be(files: dict[str, bytes], tmp_path: Path
         refusal(folder)
 
 
+@pytest.mark.parametrize("name", DATA_FILES)
+def test_a_pipe_where_a_file_should_be_is_refused_unread(files: dict[str, bytes], tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "world", files)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)  # opening it would wait for ever
+    assert name in refusal(folder)
+
+
+def test_a_card_is_read_up_to_a_limit_whatever_it_holds(files: dict[str, bytes], tmp_path: Path) -> None:
+    world = load_world(write(tmp_path / "world", {**files, CARD_FILE: b"\xff" * (2 * MAX_SPEC_BYTES)}))
+    assert len(world.card) == MAX_SPEC_BYTES
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_latents_without_deviation_are_refused(files: dict[str, bytes], tmp_path: Path, value: float) -> None:
+    """Encoding divides by it."""
+    tensors = load(files[WEIGHTS_FILE])
+    tensors["autoencoder.latent_std"] = np.full_like(tensors["autoencoder.latent_std"], value)
+    assert "latent_std" in refusal(write(tmp_path / "world", {**files, WEIGHTS_FILE: save(tensors)}))
+
+
 def test_a_file_where_the_folder_should_be(files: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "world").write_bytes(files[WEIGHTS_FILE])
     refusal(tmp_path / "world")
@@ -217,7 +250,7 @@ def test_a_specification_of_megabytes_is_refused_unread(files: dict[str, bytes],
 
 def test_weights_above_the_cap_are_refused_before_the_file_is_opened(files: dict[str, bytes], tmp_path: Path) -> None:
     huge = to_json(tiny_spec(dynamics=DynamicsSpec(width=16384, layers=128, heads=128, mlp_width=65536)))
-    message = refusal(write(tmp_path / "world", {SPEC_FILE: json.dumps(huge).encode()}))
+    message = refusal(write(tmp_path / "world", {**dict.fromkeys(files, b""), SPEC_FILE: json.dumps(huge).encode()}))
     assert "cap" in message
 
 

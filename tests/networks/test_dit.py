@@ -140,6 +140,14 @@ def test_time_matters_all_the_same() -> None:
     assert 2 in changed_frames(net.sequence(**inputs), net.sequence(**swapped))
 
 
+def test_a_look_in_inference_mode_does_not_spoil_training_afterwards() -> None:
+    spec = tiny_spec(name="looked at first")  # a spec of its own: what a clip needs is kept per spec
+    net, inputs = Dynamics(spec).double(), clip(spec)
+    with torch.inference_mode():
+        net.sequence(**inputs)
+    net.sequence(**inputs).square().mean().backward()
+
+
 def test_players_of_a_batch_do_not_touch_each_other() -> None:
     spec = tiny_spec()
     net, inputs = network(spec), clip(spec)

@@ -189,6 +189,15 @@ def test_no_frames_are_refused(tmp_path: Path, frames: int) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, HELD_OUT_SEED, HELD_OUT_SEED - 5])
+def test_a_seed_whose_episodes_could_be_held_out_ones_is_refused(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(GameError, match=f"seed={seed}"):
+        record(GAME, tmp_path / "none", 10, seed=seed)
+    with pytest.raises(GameError, match="split 'test'"):
+        record(GAME, tmp_path / "none", 10, split="test")
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_unknown_game_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(GameError, match=f"known: .*{GAME}"):
         record("no-such-game", tmp_path, 10)
