@@ -74,6 +74,18 @@ class Block(nn.Module):
         return h + gate2 * self.down(functional.gelu(self.up(rms_norm(h) * (1 + scale2) + shift2), approximate="tanh"))
 
 
+class Condition(nn.Module):
+    """Condition of a frame (..., condition_size) -> (..., W)."""
+
+    def __init__(self, spec: WorldSpec) -> None:
+        super().__init__()
+        self.first = nn.Linear(spec.condition_size, spec.dynamics.width)
+        self.second = nn.Linear(spec.dynamics.width, spec.dynamics.width)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        return self.second(functional.silu(self.first(condition)))
+
+
 class Dynamics(nn.Module):
     """z_(t-1), x_t, action and levels of every frame -> z_t, and keys and values per layer."""
 
@@ -83,8 +95,7 @@ class Dynamics(nn.Module):
         d = spec.dynamics
         self.input = nn.Linear(2 * spec.token_channels, d.width)
         self.action = nn.Linear(spec.actions.size, d.width, bias=False)
-        self.condition = nn.ModuleDict({"first": nn.Linear(spec.condition_size, d.width),
-                                        "second": nn.Linear(d.width, d.width)})
+        self.condition = Condition(spec)
         self.modulation = nn.Linear(d.width, 6 * d.width)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(d.layers))
         self.final_table = nn.Parameter(torch.zeros(2, d.width))
@@ -95,11 +106,12 @@ class Dynamics(nn.Module):
         """At the start every gate is open, the modulation is the table alone, and z_t = z_(t-1)."""
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.condition["second"].weight)
-        nn.init.zeros_(self.condition["second"].bias)
+        nn.init.zeros_(self.condition.second.weight)
+        nn.init.zeros_(self.condition.second.bias)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         for block in self.blocks:
+            assert isinstance(block, Block)
             block.table.data[[2, 5]] = 1.0
             nn.init.normal_(block.out.weight, std=0.02)
             nn.init.normal_(block.down.weight, std=0.02)
@@ -126,7 +138,7 @@ class Dynamics(nn.Module):
         attend(layer, q, k, v): see `Block`. Returns z_t, (B, F, C, h, w)."""
         h = self.input(torch.cat([self.patchify(previous), self.patchify(x)], dim=-1))
         h = h + self.action(action)[:, :, None]
-        c = self.condition["second"](functional.silu(self.condition["first"](condition)))
+        c = self.condition(condition)
         modulation = self.modulation(functional.silu(c)).unflatten(-1, (6, -1))
         for layer, block in enumerate(self.blocks):
             h = block(h, modulation, lambda q, k, v, layer=layer: attend(layer, q, k, v))

@@ -3,11 +3,11 @@
 A dream that obeys its keys can be read like the game. The judge sees N consecutive frames and gives,
 for each of the N - 1 transitions, one logit per button:
 
-    frame t-1, frame t -> shrink by averaging -> [frame t ; frame t - frame t-1]     one pair
+    frame t-1, frame t -> shrink by averaging -> [frame ; change ; motion]     one pair
     pair -> strided convolutions -> features -> three convolutions over time -> logits of actions[t]
 
 A pair shows a turn at once. A shot shows some tics after its key (the weapon's own animation), so the
-convolutions over time let transition t read the pairs t - `REACH` to t + `REACH`, as far as the clip
+convolutions over time let transition t read the pairs 14 before to 14 after it, as far as the clip
 has them. Each frame is looked at once, however many transitions read it.
 
 A judge on disk is a folder of two files, pure data, as strict as a world's:
@@ -37,7 +37,7 @@ from torch.nn import functional
 from dreamloop.models.core.errors import WorldError
 
 FORMAT = 1
-REACH = 6  # transitions: three convolutions over time of five taps each
+PAIR_CHANNELS = 8
 WEIGHTS_FILE, JUDGE_FILE = "inverse_dynamics.safetensors", "judge.json"
 MAX_JUDGE_BYTES = 1 << 20
 MAX_PARAMETERS = 1 << 22
@@ -46,7 +46,8 @@ MAX_PARAMETERS = 1 << 22
 @dataclass(frozen=True)
 class JudgeSpec:
     """Everything about a judge but its weights. shrink: frames are averaged over shrink x shrink
-    pixels first; widths: channels of the strided convolutions; features: per transition."""
+    pixels first; widths: channels of the strided convolutions; features: per transition;
+    dilations: of the convolutions over time, five taps each."""
 
     game: str
     frame_height: int
@@ -97,7 +98,7 @@ def judge_shapes(spec: JudgeSpec) -> dict[str, tuple[int, ...]]:
         shapes[f"{name}.weight"] = shape
         shapes[f"{name}.bias"] = shape[:1]
 
-    into = 6
+    into = PAIR_CHANNELS
     for i, width in enumerate(spec.widths):
         layer(f"convolutions.{i}", width, into, 5 if i == 0 else 3, 5 if i == 0 else 3)
         into = width
@@ -115,7 +116,7 @@ class InverseDynamics(nn.Module):
     def __init__(self, spec: JudgeSpec) -> None:
         super().__init__()
         self.spec = spec
-        ins = (6, *spec.widths)
+        ins = (PAIR_CHANNELS, *spec.widths)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(ins[i], width, 5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1)
             for i, width in enumerate(spec.widths))
@@ -130,9 +131,7 @@ class InverseDynamics(nn.Module):
         of the action that led from frames[:, i] to frames[:, i + 1]."""
         batch, count = frames.shape[:2]
         small = shrunk(frames.flatten(0, 1), self.spec.shrink).unflatten(0, (batch, count))
-        now, before = small[:, 1:], small[:, :-1]
-        # differences are small numbers: four times as large they weigh like the picture itself
-        x = torch.cat([now, 4.0 * (now - before)], dim=2).flatten(0, 1)
+        x = pair_channels(small[:, 1:].flatten(0, 1), small[:, :-1].flatten(0, 1))
         for convolution in self.convolutions:
             x = functional.relu(convolution(x))
         x = functional.relu(self.gather(functional.relu(self.squeeze(x)).flatten(1)))
@@ -140,6 +139,19 @@ class InverseDynamics(nn.Module):
         for convolution in self.over_time:
             x = x + functional.relu(convolution(x))
         return self.logits(x.transpose(1, 2))
+
+
+def pair_channels(now: Tensor, before: Tensor) -> Tensor:
+    """What the convolutions see of two frames, (N, 3, h, w) each -> (N, PAIR_CHANNELS, h, w): the frame,
+    its change dt, and dt dx, dt dy summed over colours, dx and dy being spatial differences. A picture
+    that moves by (u, v) has dt = -u dx - v dy (brightness constancy, Lucas and Kanade 1981), so the
+    signs of the products are the direction of motion, which convolutions would have to find."""
+    change, both = now - before, now + before
+    across = functional.pad(both[..., 2:] - both[..., :-2], (1, 1))
+    down = functional.pad(both[..., 2:, :] - both[..., :-2, :], (0, 0, 1, 1))
+    products = [(change * slope).sum(1, keepdim=True) for slope in (across, down)]
+    # changes are small numbers: four times as large they weigh like the picture itself
+    return torch.cat([now, 4.0 * change, 4.0 * products[0], 4.0 * products[1]], dim=1)
 
 
 def shrunk(frames: Tensor, shrink: int) -> Tensor:

@@ -38,6 +38,11 @@ class AutoencoderTraining:
     ema_decay: float = 0.998
 
 
+def channels_last(net: Autoencoder) -> Autoencoder:
+    """The layout that convolutions run fastest in."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def pixel_weights(settings: AutoencoderTraining, pixels: Tensor, before: Tensor, objects: Tensor) -> Tensor:
     """(B, 1, h, w) weights of mean 1. pixels, before: (B, 3, h, w) in [-1, 1]; objects: (B, h, w) float."""
     near = functional.max_pool2d(objects[:, None], 3, stride=1, padding=1)
@@ -68,7 +73,7 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
                       data: Recording, held_out: Recording) -> dict[str, float]:
     """Train for `seconds`, leave the averaged weights in `autoencoder.ckpt`; returns figures."""
     torch.manual_seed(0)
-    net = Autoencoder(spec).to(run.device, memory_format=torch.channels_last)
+    net = channels_last(Autoencoder(spec).to(run.device))
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
     encoder, decoder = run.compiled(net.encoder), run.compiled(net.decoder)
 
@@ -136,7 +141,7 @@ def encode_recording(run: Run, spec: WorldSpec, split: str, data: Recording, cli
 
 
 def _encode(run: Run, spec: WorldSpec, data: Recording, path: Path) -> None:
-    net = Autoencoder(spec).to(run.device, memory_format=torch.channels_last)
+    net = channels_last(Autoencoder(spec).to(run.device))
     saved = run.load("autoencoder")
     assert saved is not None, "the autoencoder is trained before anything is encoded"
     net.load_state_dict(saved["average"])

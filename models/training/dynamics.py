@@ -31,7 +31,7 @@ from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.models.networks.ring import RingPass
 from dreamloop.models.training.data import LatentClips
-from dreamloop.models.training.run import Average, Run, train_stage
+from dreamloop.models.training.run import Run, train_stage
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ def train_self_rollout(run: Run, spec: WorldSpec, settings: SelfRolloutTraining,
 
 
 @torch.no_grad()
-def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], clips: LatentClips, count: int = 16) -> dict[str, float]:
+def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], clips: LatentClips,
+            count: int = 16) -> dict[str, float]:
     """Mean squared latent error on held-out clips, in units of the latents' variance.
 
     one_step: every previous latent real; copy_last: z_(t-1) taken for z_t; shuffled: one_step with

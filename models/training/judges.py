@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dreamloop.models.training.run import Run
 
 STAGE = "judges"
-CLIP_FRAMES = 24
-BATCH_CLIPS = 8
+CLIP_FRAMES = 32
+BATCH_CLIPS = 6
 LEARNING_RATE = 2e-3
 MEASURED_FRAMES = 256  # of each held-out episode, at most
 
@@ -106,8 +106,10 @@ def measure(judge: Judge, data: Recording) -> dict[str, float]:
     guess, fact = np.concatenate(read), np.concatenate(truth)
     figures = {}
     for i, button in enumerate(judge.spec.buttons):
-        rates = [np.mean(guess[fact[:, i] == value, i] == value) for value in (False, True) if (fact[:, i] == value).any()]
-        figures[f"balanced_accuracy_{button}"] = float(np.mean(rates)) if len(rates) == 2 else float("nan")
+        held = fact[:, i]
+        if held.all() or not held.any():
+            raise GameError(f"held-out episodes never {'release' if held.any() else 'hold'} {button}: record more")
+        figures[f"balanced_accuracy_{button}"] = float((guess[held, i].mean() + (~guess[~held, i]).mean()) / 2)
     return {"balanced_accuracy": float(np.mean(list(figures.values()))), **figures}
 
 

@@ -41,6 +41,7 @@ def start_frames(data: Recording) -> np.ndarray:
 def card(spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any] | None = None) -> str:
     """The model card, Markdown. record: run.json; evaluation: what `dreamloop evaluate --json` gave."""
     stages = record["stages"]
+    recorded = stages["record"]
     d, a = spec.dynamics, spec.autoencoder
     lines = [
         f"# {spec.name}", "",
@@ -48,12 +49,13 @@ def card(spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any] | N
         f"keys {', '.join(spec.actions.names)}. One network evaluation per frame.", "",
         "| | |", "|---|---|",
         f"| command | `{record.get('command', 'dreamloop train ' + record['recipe'])}` |",
-        f"| data | {stages['record'].get('train_frames', 0):.0f} frames in {stages['record'].get('train_episodes', 0):.0f} "
-        "episodes, recorded by the same command; other seeds held out |",
+        f"| data | {recorded.get('train_frames', 0):.0f} frames in {recorded.get('train_episodes', 0):.0f} episodes, "
+        "recorded by the same command; other seeds held out |",
         f"| hardware | {record.get('hardware', 'not noted')} |",
         f"| training time | {sum(s.get('minutes', 0.0) for s in stages.values()):.0f} minutes |",
         f"| autoencoder | {a.downsample}x down, {a.latent_channels} channels, widths {'/'.join(map(str, a.widths))} |",
-        f"| dynamics | {d.layers} layers, width {d.width}, {spec.tokens} tokens a frame ({d.patch}x{d.patch} latents each) |",
+        f"| dynamics | {d.layers} layers, width {d.width}, {spec.tokens} tokens a frame, "
+        f"{d.patch}x{d.patch} latents each |",
         f"| memory | {spec.memory.window_frames} recent frames, {spec.memory.dilated_frames} at every "
         f"{spec.memory.dilation}th, {spec.memory.sink_frames} sinks; plan {spec.plan.policy} |",
         "| storage | int8 per output channel, small tensors float32 |", "",

@@ -142,7 +142,7 @@ def train_stage(run: Run, stage: str, module: nn.Module, optimizers: list[torch.
     bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                    TimeElapsedColumn(), TextColumn("{task.fields[figures]}"), console=run.console)
     with bar:
-        task = bar.add_task(stage, total=seconds, completed=elapsed, figures="")
+        task = bar.add_task(stage, total=seconds, completed=int(elapsed), figures="")
         while elapsed < seconds:
             spent = elapsed / seconds
             for optimizer, rates in zip(optimizers, base, strict=True):

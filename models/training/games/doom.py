@@ -99,10 +99,11 @@ class DoomGame:
         return self._look()
 
     def _look(self) -> View:
-        state = self._game.get_state()
-        if state is None:  # the episode is over: ViZDoom shows no more, so the last view stands
+        if self._game.is_episode_finished():  # ViZDoom shows no more, so the last view stands
             assert self._last is not None
             return View(self._last.frame, self._last.objects, (), self._last.variables, done=True)
+        state = self._game.get_state()
+        assert state.labels is not None and state.labels_buffer is not None and state.game_variables is not None
         things = [label for label in state.labels if label.object_name not in SCENERY]
         objects = np.isin(state.labels_buffer, [label.value for label in things])
         targets = tuple(label.x + label.width / 2 - self.frame_width / 2
