@@ -10,13 +10,14 @@ written costs the time of building and nothing more.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from dreamloop.models.core.world import World
 from dreamloop.runtime.engines import onnx_graph
@@ -45,10 +46,8 @@ def load_or_build(world: World, kind: str, batch: int) -> bytes:
     if found is not None:
         return found
     data = onnx_graph.build(world, kind, batch).SerializeToString()
-    try:
+    with contextlib.suppress(OSError):  # the cache saves time; without it the world plays just the same
         _write(path, data)
-    except OSError:
-        pass  # the cache saves time; without it the world plays just the same
     return data
 
 

@@ -22,7 +22,9 @@ from dreamloop.runtime.engines.base import State, empty_state
 DEFAULT_THREADS = 2  # one frame is too little work for more
 LARGEST_CHUNK = 16  # frames that `decode` and `encode` take at once
 SINK_INPUTS = ("store_cos", "store_sin", "sink_cos", "sink_sin")
+INPUT = {"decode": "latents", "encode": "frames"}
 PROVIDERS = ["CPUExecutionProvider"]
+MASKED = -1e9  # added to a score, leaves exactly 0 after the softmax
 
 
 class OnnxEngine:
@@ -40,7 +42,8 @@ class OnnxEngine:
             raise EngineError(f"engine onnxruntime cannot run: {str(error).splitlines()[0]}; "
                               "pip install 'dreamloop[onnx]'") from error
         if precision not in onnx_graph.PRECISIONS:
-            raise EngineError(f"engine onnxruntime knows precision {', '.join(onnx_graph.PRECISIONS)}, not {precision!r}")
+            known = ", ".join(onnx_graph.PRECISIONS)
+            raise EngineError(f"engine onnxruntime knows precision {known}, not {str(precision)[:40]!r}")
         self.world, self.precision = world, precision
         self.threads = threads or min(DEFAULT_THREADS, _cores())
         self._load_or_build = onnx_cache.load_or_build
@@ -57,7 +60,8 @@ class OnnxEngine:
         spec, frames = self.world.spec, state.frame + 1
         run = self._passes.get(state.batch)
         if run is None:
-            run = self._passes[state.batch] = StepPass(self._session("step", state.batch), spec, state.batch, self._runtime)
+            run = StepPass(self._session("step", state.batch), spec, state.batch, self._runtime)
+            self._passes[state.batch] = run
         run.bind_ring(state.ring)
         z: np.ndarray | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
@@ -153,8 +157,6 @@ def write_mask(spec: WorldSpec, inputs: PassInputs, out: np.ndarray) -> None:
     The plan counts the fresh keys as lying in the frame's own slot; here they are the last T
     columns, and the slot itself, which still holds what is about to be overwritten, is not read.
     """
-    from dreamloop.runtime.engines.onnx_graph import MASKED
-
     blocks = inputs.plan.token_mask()
     ring_tokens = blocks.shape[-1]
     reads = blocks.repeat(spec.block_tokens, axis=2)[:, :, : spec.tokens]
@@ -184,6 +186,3 @@ def _chunks(count: int) -> Iterator[tuple[int, int]]:
         size = min(LARGEST_CHUNK, 1 << ((count - start).bit_length() - 1))
         yield start, start + size
         start += size
-
-
-INPUT = {"decode": "latents", "encode": "frames"}

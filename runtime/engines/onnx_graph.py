@@ -46,7 +46,6 @@ from dreamloop.runtime.engines.onnx_layers import (
 
 BUILDER_VERSION = 1  # raise it with every change of what is built: cached graphs are then made anew
 FORMS, PRECISIONS = ("portable",), ("fp32",)
-MASKED = -1e9
 MAX_MODEL_BYTES = (1 << 31) - (1 << 24)  # one protobuf message, with room for the nodes
 
 
@@ -134,7 +133,8 @@ class Geometry:
             self.store = rotary_factors(g, "store_rotation", store[0], store[1], 1)
             cos, sin = rotary_factors(g, "sink_rotation", sink[0], sink[1], 1)
             shape = (batch, 1, sinks, 1, 2 * pairs)
-            self.sink = (g.reshape("sink_rotation.cos.frames", cos, shape), g.reshape("sink_rotation.sin.frames", sin, shape))
+            self.sink = (g.reshape("sink_rotation.cos.frames", cos, shape),
+                         g.reshape("sink_rotation.sin.frames", sin, shape))
 
 
 def block_modulation(g: Graph, spec: WorldSpec, weights: dict[str, np.ndarray], shared: str, batch: int) -> list[str]:
@@ -144,7 +144,8 @@ def block_modulation(g: Graph, spec: WorldSpec, weights: dict[str, np.ndarray], 
     tables = tables + np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.0])[:, None]
     every = g.node("Add", "modulation.blocks", g.reshape("modulation.shared", shared, (batch, 1, 6, width)),
                    g.constant("dynamics.blocks.tables", tables))
-    return g.split("modulation.parts", g.reshape("modulation.flat", every, (batch, 6 * layers, width)), [1] * 6 * layers, 1)
+    flat = g.reshape("modulation.flat", every, (batch, 6 * layers, width))
+    return g.split("modulation.parts", flat, [1] * 6 * layers, 1)
 
 
 def block(g: Graph, geometry: Geometry, weights: dict[str, np.ndarray], layer: int, h: str,
@@ -270,7 +271,8 @@ def build_encode(world: World, batch: int) -> Graph:
     g = Graph("encode")
     frames = g.input("frames", (batch, spec.frame_height, spec.frame_width, 3), TensorProto.UINT8)
     x = g.node("Cast", "levels", frames, to=TensorProto.FLOAT)
-    x = g.node("Sub", "pixels", g.node("Div", "pixels.scaled", x, g.constant("half_range", 127.5)), g.constant("one", 1.0))
+    x = g.node("Div", "pixels.scaled", x, g.constant("half_range", 127.5))
+    x = g.node("Sub", "pixels", x, g.constant("one", 1.0))
     below, right = spec.padded_height - spec.frame_height, spec.padded_width - spec.frame_width
     if below or right:
         x = g.node("Pad", "padded", x, g.constant("padded.ends", [0, 0, 0, 0, 0, below, right, 0]), mode="edge")
@@ -283,7 +285,7 @@ def build_encode(world: World, batch: int) -> Graph:
         for j in range(blocks[i]):
             x = residual_block(g, f"{stage}.blocks.{j}", x, weights)
         if i + 1 < len(widths):
-            x = convolution(g, f"{stage}.down", x, weights[f"{stage}.down.weight"], weights[f"{stage}.down.bias"], stride=2)
+            x = convolution(g, f"{stage}.down", x, weights[f"{stage}.down.weight"], weights[f"{stage}.down.bias"], 2)
     mean, std = (weights[f"autoencoder.latent_{name}"].astype(np.float64) for name in ("mean", "std"))
     x = convolution(g, f"{prefix}.head", g.node("Relu", f"{prefix}.head.relu", x),
                     weights[f"{prefix}.head.weight"] / std[:, None, None, None],

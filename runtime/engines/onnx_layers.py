@@ -40,8 +40,12 @@ class Graph:
         return name
 
     def output(self, name: str, tensor: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> None:
-        """Declare `tensor` as the output `name`."""
-        self.nodes.append(helper.make_node("Identity", [tensor], [name], name=f"output.{name}"))
+        """Declare `tensor` as the output `name`; the tensor takes that name, so nothing is copied."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for i, used in enumerate(names):
+                    if used == tensor:
+                        names[i] = name
         self.outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
 
     def constant(self, name: str, value: np.ndarray | Sequence[int] | float) -> str:
@@ -70,7 +74,7 @@ class Graph:
 
     def split(self, name: str, x: str, sizes: Sequence[int], axis: int) -> list[str]:
         """Consecutive parts of `x` along `axis`."""
-        lengths = self.constant(f"sizes.{'x'.join(map(str, sizes))}" if len(sizes) <= 8 else f"{name}.sizes", list(sizes))
+        lengths = self.constant(f"{name}.sizes", list(sizes))
         return self.split_node("Split", name, [x, lengths], [f"{name}.{i}" for i in range(len(sizes))], axis=axis)
 
     def slice(self, name: str, x: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int]) -> str:
@@ -122,7 +126,9 @@ def rotary_factors(g: Graph, name: str, cos: str, sin: str, axis: int, repeat: i
     for part, halves in (("cos", [cos, cos]), ("sin", [minus, sin])):
         whole = g.node("Concat", f"{name}.{part}.whole", *halves, axis=-1)
         factor = g.node("Unsqueeze", f"{name}.{part}", whole, g.constant(f"axes.{axis}", [axis]))
-        factors.append(g.node("Concat", f"{name}.{part}.repeated", *[factor] * repeat, axis=0) if repeat > 1 else factor)
+        if repeat > 1:
+            factor = g.node("Concat", f"{name}.{part}.repeated", *[factor] * repeat, axis=0)
+        factors.append(factor)
     return factors[0], factors[1]
 
 
