@@ -120,12 +120,18 @@ def _record(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
-    with _packages("training", "train"):
-        from dreamloop.models.training import pipeline
+    with _packages("training", "train,games,eval"):
+        from dreamloop.models.training import packing, pipeline
         folder = pipeline.train(args.recipe, minutes=args.minutes, device=args.device, resume=args.resume,
                                 run_folder=args.run_folder)
+        from dreamloop.models.core.world import load_world
+        from dreamloop.runtime.evaluate import evaluate
+        world = load_world(folder)
+        with _progress("dreaming") as progress:
+            report = evaluate(world, judge=folder.parent / "judges" / world.spec.game, progress=progress)
+    packing.write_card(folder, world.spec, report)
     print(f"wrote {folder}")
-    return {"recipe": args.recipe, "world": str(folder)}
+    return {"recipe": args.recipe, "path": str(folder), **report}
 
 
 def _figure(value: Any) -> str:

@@ -6,6 +6,7 @@ and, once `dreamloop evaluate` has judged it, the figures of play.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import CARD_FILE, World, save_world
 from dreamloop.models.training.data import Recording
-from dreamloop.models.training.run import Run
+from dreamloop.models.training.run import RECORD_FILE, Run
 
 START_FRAMES = 8
 
@@ -74,8 +75,9 @@ def _shown(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def write_card(folder: Path, spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any]) -> None:
-    """Put the figures of play on the card of a packed world (the card is not part of its hash)."""
+def write_card(folder: Path, spec: WorldSpec, evaluation: dict[str, Any]) -> None:
+    """Put the figures of play on the card of RUN/world (the card is not part of the world's hash)."""
+    record = json.loads((folder.parent / RECORD_FILE).read_text("utf-8"))
     (folder / CARD_FILE).write_text(card(spec, record, evaluation), "utf-8")
 
 

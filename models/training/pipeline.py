@@ -31,6 +31,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     folder = Path(run_folder or Path("runs") / chosen.spec.name)
     run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
+    run.record["command"] = f"dreamloop train {chosen.spec.name} --minutes {seconds / 60:g}"
     _record(run, chosen)
     data, held_out = Recording(folder / "recording", "train"), Recording(folder / "recording", "held_out")
     spec, shares = chosen.spec, chosen.shares

@@ -13,6 +13,8 @@ with `weights_only=True`.
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 
 from dreamloop.models.core.errors import DreamloopError
 
+RECORD_FILE = "run.json"
 CHECKPOINT_SECONDS = 120.0
 REPORT_SECONDS = 10.0
 
@@ -43,7 +46,7 @@ class Run:
         self.folder = folder
         self.device = torch.device(device)
         self.console = Console()
-        self._record_path = folder / "run.json"
+        self._record_path = folder / RECORD_FILE
         if folder.exists() and any(folder.iterdir()) and not resume:
             raise DreamloopError(f"run folder {folder.name} is not empty: --resume goes on with it")
         (folder / "curves").mkdir(parents=True, exist_ok=True)
@@ -52,6 +55,8 @@ class Run:
             self.record = json.loads(self._record_path.read_text())
             if self.record["recipe"] != recipe:
                 raise DreamloopError(f"run folder {folder.name} belongs to {self.record['recipe']}, not to {recipe}")
+
+        self.record["hardware"] = hardware(self.device)
 
     def finished(self, stage: str) -> bool:
         return stage in self.record["stages"]
@@ -88,6 +93,16 @@ class Run:
         if self.device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
             return function
         return torch.compile(function)
+
+
+def hardware(device: torch.device) -> str:
+    """The processor that a run trains on, as its card names it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores, {models[0] if models else platform.machine()}"
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

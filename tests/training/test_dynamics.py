@@ -1,0 +1,87 @@
+"""The dynamics stages: what self-rollout learns from is what play does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dreamloop.models.training.data import LatentClips
+from dreamloop.models.training.dynamics import (
+    ClipTrainer,
+    DynamicsTraining,
+    SelfRolloutTraining,
+    measure,
+    optimizers_for,
+)
+from dreamloop.models.training.run import Run
+from worlds import tiny_spec
+
+FRAMES = 24
+
+
+def clips_of(spec: object, count: int = 3) -> LatentClips:
+    """Latents that drift by what the first key says: a rule that a network can learn."""
+    rng = np.random.default_rng(0)
+    latents, actions, objects = [], [], []
+    for _ in range(count):
+        action = rng.integers(0, 2, (80, spec.actions.size)).astype(np.float32)  # type: ignore[attr-defined]
+        shape = spec.latent_shape  # type: ignore[attr-defined]
+        moves = np.where(action[:, :1, None, None] > 0, 0.3, -0.3) * np.ones((80, *shape))
+        latents.append((rng.standard_normal(shape) + np.cumsum(moves, axis=0)).astype(np.float16))
+        actions.append(action)
+        objects.append(rng.random((80, *shape[1:])) < 0.1)
+    return LatentClips(latents, actions, objects, FRAMES)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> ClipTrainer:
+    torch.manual_seed(0)
+    made = ClipTrainer(Run(tmp_path, "toy", "cpu", True), tiny_spec(), DynamicsTraining(batch_clips=2))
+    for parameter in made.net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2 / max(parameter.shape[-1], 1) ** 0.5)
+    return made
+
+
+def test_a_rollout_is_what_the_parallel_pass_makes_of_the_same_inputs(trainer: ClipTrainer) -> None:
+    z, action, _ = trainer.sample(clips_of(trainer.spec), np.random.default_rng(1), 2)
+    seeds = np.array([3, 4], np.uint64)
+    with torch.autocast("cpu", enabled=False):
+        previous, noise = trainer.rollout(z, action, seeds, real_frames=4)
+        ones = torch.ones(action.shape[:2])
+        made = trainer.predict(previous, noise, action, trainer.condition(action, ones, torch.zeros_like(ones)), 1)
+    assert torch.equal(previous[:, :4], z[:, :4])
+    # from the first frame after the real ones, what frame t saw is what the parallel pass makes of frame t - 1
+    gap = (made[:, 3:-1] - previous[:, 4:]).abs().max() / previous.std()
+    assert gap <= 0.05, float(gap)  # both in bfloat16
+    assert (previous[:, 5] - z[:, 5]).abs().max() > 0.01  # and it is not the recording
+
+
+def test_both_stages_learn_the_rule_and_obey_the_key(trainer: ClipTrainer) -> None:
+    clips = clips_of(trainer.spec, 6)
+    for parameter in trainer.net.output.parameters():
+        torch.nn.init.zeros_(parameter)
+    optimizers = optimizers_for(trainer.net, 3e-3, 1e-2)
+    settings = SelfRolloutTraining(batch_clips=2, real_frames=4)
+    losses = []
+    for step in range(60):
+        rng = np.random.default_rng(step)
+        figures = (trainer.parallel_step(clips, rng, 0.9) if step % 3 else
+                   trainer.rollout_step(clips, rng, settings, 0.5))
+        losses.append(float(figures["loss"].detach()))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    figures = measure(trainer.run, trainer.spec, trainer.net.state_dict(), clips, count=4)
+    assert figures["one_step"] < 0.5 * figures["copy_last"], figures
+    assert figures["shuffle_ratio"] > 1.5, figures
+    assert figures["rollout_16"] < figures["copy_16"], figures
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(trainer: ClipTrainer) -> None:
+    muon, adamw = optimizers_for(trainer.net, 1e-3, 1e-2)
+    matrices = {id(p) for group in muon.param_groups for p in group["params"]}
+    others = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert matrices.isdisjoint(others) and len(matrices | others) == len(list(trainer.net.parameters()))
+    assert all(id(b.qkv.weight) in matrices and id(b.table) in others for b in trainer.net.blocks)
