@@ -1,0 +1,56 @@
+"""The figures of an evaluation as plain functions of frames; numpy only. docs/evaluation.md has them in prose."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dreamloop.models.core.errors import DreamloopError
+
+STATISTICS = ("mean", "spread", "motion", "gradient")
+PSNR_LIMIT_DB = 100.0  # what frames without any error report: JSON knows no infinity
+
+
+def squared_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean squared error of each frame, over its pixels and channels: (..., H, W, 3) uint8 -> (...) float64."""
+    difference = a.astype(np.float32) - b.astype(np.float32)
+    return np.square(difference).mean(axis=(-3, -2, -1), dtype=np.float64)
+
+
+def pooled_psnr(errors: np.ndarray) -> float | None:
+    """10 log10(255^2 / mean of the errors) in dB, at most `PSNR_LIMIT_DB`: pooled over episodes before
+    the logarithm, so one bad episode weighs what its error weighs. errors: mean squared errors, NaN
+    where an episode does not reach; None if none does."""
+    reached = errors[~np.isnan(errors)]
+    if not len(reached):
+        return None
+    error = float(reached.mean())
+    return PSNR_LIMIT_DB if error == 0 else min(PSNR_LIMIT_DB, 10.0 * math.log10(255.0**2 / error))
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity (Wang et al. 2004, scikit-image's 7x7 uniform window) of two (H, W, 3) uint8
+    frames, averaged over pixels and channels."""
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise DreamloopError(f"ssim needs scikit-image ({error}); pip install 'dreamloop[eval]'") from error
+    return float(structural_similarity(a, b, channel_axis=2, data_range=255))
+
+
+def frame_statistics(frame: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """(4,) float64 in the order of `STATISTICS`, of one (H, W, 3) uint8 frame and the one before it:
+    mean of all values; their standard deviation; mean absolute difference to the frame before; mean
+    absolute difference between neighbours, down and across, averaged."""
+    now = frame.astype(np.float32)
+    down, across = np.abs(np.diff(now, axis=0)).mean(), np.abs(np.diff(now, axis=1)).mean()
+    return np.array([now.mean(), now.std(), np.abs(now - before).mean(), (down + across) / 2], np.float64)
+
+
+def balanced_accuracy(read: np.ndarray, truth: np.ndarray) -> float | None:
+    """(share of held ones read as held + share of free ones read as free) / 2; (N,) bool each. None if
+    the truth is all held or all free."""
+    if truth.all() or not truth.any():
+        return None
+    return float((read[truth].mean() + (~read[~truth]).mean()) / 2)

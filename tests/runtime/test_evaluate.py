@@ -1,0 +1,210 @@
+"""Evaluation against its definitions: known errors, pooling, horizons, and a real game."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from worlds import tiny_world
+
+from dreamloop.models.core.errors import DreamloopError, WorldError
+from dreamloop.models.core.world import World
+from dreamloop.runtime import evaluate as ev, metrics
+from dreamloop.runtime.engines import open_engine
+from dreamloop.runtime.engines.base import State, empty_state
+
+FRAMES = 20
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A tiny random world with the size and the buttons of the real game."""
+    return tiny_world(tmp_path_factory.mktemp("world"), frame_height=120, frame_width=160, game="doom-arena")
+
+
+@pytest.fixture(scope="module")
+def truths() -> list[ev.Truth]:
+    pytest.importorskip("vizdoom")
+    from dreamloop.models.training.games import open_game
+    with open_game("doom-arena") as game:
+        return ev.play_game(game, 2, FRAMES)
+
+
+class Oracle:
+    """An engine that plays back the game itself, `late` frames too late: what a perfect dream, and
+    one that is off by `late`, must score. A latent holds (episode, frame of the episode)."""
+
+    name, precision = "oracle", "exact"
+
+    def __init__(self, world: World, truths: list[ev.Truth], late: int = 0) -> None:
+        self.world, self.truths, self.late = world, truths, late
+        self.known = {frame.tobytes(): (e, t) for e, truth in enumerate(truths) for t, frame in enumerate(truth.frames)}
+        self.pressed: list[np.ndarray] = []
+
+    def new_state(self, batch: int = 1) -> State:
+        return empty_state(self.world.spec, np.zeros(batch), batch)
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        latents = np.zeros((len(frames), *self.world.spec.latent_shape), np.float32)
+        for latent, frame in zip(latents, frames, strict=True):
+            latent.flat[:2] = self.known[frame.tobytes()]
+        return latents
+
+    def step(self, state: State, actions: np.ndarray) -> None:
+        self.pressed.append(actions)
+        state.latent = state.latent.copy()
+        state.latent.reshape(state.batch, -1)[:, 1] += 1
+        state.frame = state.frame + 1
+        if state.frame[0] == ev.PRIMED_FRAMES:
+            state.latent.reshape(state.batch, -1)[:, 1] -= self.late
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        places = latents.reshape(len(latents), -1)[:, :2].astype(int)
+        return np.stack([self.truths[e].frames[min(t, len(self.truths[e].frames) - 1)] for e, t in places])
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": self.name}
+
+
+def test_psnr_of_a_known_error_and_of_none() -> None:
+    black, grey = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 51, np.uint8)
+    assert metrics.squared_error(black, grey) == 51**2
+    assert metrics.pooled_psnr(np.array([51.0**2])) == pytest.approx(20 * np.log10(255 / 51))
+    assert metrics.pooled_psnr(np.array([0.0])) == metrics.PSNR_LIMIT_DB
+    assert metrics.pooled_psnr(np.array([np.nan])) is None
+
+
+def test_errors_are_pooled_before_the_logarithm() -> None:
+    pooled = metrics.pooled_psnr(np.array([1.0, 99.0, np.nan]))
+    assert pooled == pytest.approx(10 * np.log10(255**2 / 50))
+    assert pooled != pytest.approx((10 * np.log10(255**2) + 10 * np.log10(255**2 / 99)) / 2)
+
+
+def test_balanced_accuracy_counts_both_classes_alike() -> None:
+    truth = np.array([True] * 2 + [False] * 8)
+    assert metrics.balanced_accuracy(np.zeros(10, bool), truth) == 0.5
+    assert metrics.balanced_accuracy(truth, truth) == 1.0
+    assert metrics.balanced_accuracy(np.array([True, False] + [False] * 6 + [True] * 2), truth) == pytest.approx(0.625)
+    assert metrics.balanced_accuracy(truth, np.ones(10, bool)) is None
+
+
+def test_statistics_of_a_frame_with_known_answers() -> None:
+    frame = np.zeros((4, 6, 3), np.uint8)
+    frame[:, 3:] = 100  # one edge of 100 among five columns' differences, none among the rows'
+    mean, spread, motion, gradient = metrics.frame_statistics(frame, np.full_like(frame, 10))
+    assert (mean, spread, motion) == (50, 50, pytest.approx(50))
+    assert gradient == pytest.approx((100 / 5 + 0) / 2)
+
+
+def test_a_perfect_dream_has_no_error_and_no_drift(world: World, truths: list[ev.Truth]) -> None:
+    oracle = Oracle(world, truths)
+    dream = ev.run_dream(oracle, truths, FRAMES)
+    for episode, truth in enumerate(truths):
+        np.testing.assert_array_equal(dream.frames[episode], truth.frames[ev.PRIMED_FRAMES :])
+    errors = ev.compare(oracle, truths, dream, ev.HORIZONS)
+    figures = ev.quality(truths, dream, errors, ev.HORIZONS)
+    assert figures["psnr"] == {"1": 100.0, "16": 100.0, "64": None, "256": None} == figures["psnr_ceiling"]
+    assert figures["ssim"] == {"1": 1.0, "16": 1.0, "64": None, "256": None}
+    assert figures["episodes_at"] == {"1": 2, "16": 2, "64": 0, "256": 0}
+    assert ev.drift_at(truths, dream, FRAMES) == dict.fromkeys(metrics.STATISTICS, 1.0)
+
+
+def test_every_dreamed_frame_gets_the_action_of_its_own_frame(world: World, truths: list[ev.Truth]) -> None:
+    oracle = Oracle(world, truths)
+    ev.run_dream(oracle, truths, FRAMES)
+    given = np.stack(oracle.pressed, axis=1)  # (E, PRIMED_FRAMES - 1 + FRAMES, A)
+    np.testing.assert_array_equal(given, np.stack([truth.actions[1:] for truth in truths]))
+
+
+def test_a_dream_one_frame_late_is_found_out(world: World, truths: list[ev.Truth]) -> None:
+    late = Oracle(world, truths, late=1)
+    dream = ev.run_dream(late, truths, FRAMES)
+    errors = ev.compare(late, truths, dream, ev.HORIZONS)
+    figures = ev.quality(truths, dream, errors, ev.HORIZONS)
+    assert figures["psnr"]["1"] == figures["psnr_copy_last"]["1"] < 50  # horizon 1 shows the last primed frame
+    assert figures["psnr"]["16"] < 50
+    assert figures["psnr_ceiling"]["16"] == 100.0
+
+
+def test_an_episode_that_ends_early_is_left_out_of_far_horizons_only(world: World, truths: list[ev.Truth]) -> None:
+    short = ev.Truth(truths[1].seed, truths[1].actions, truths[1].frames[: ev.PRIMED_FRAMES + 15],
+                     truths[1].statistics[:15])
+    pair = [truths[0], short]
+    dream = ev.run_dream(Oracle(world, truths), pair, FRAMES)
+    errors = ev.compare(Oracle(world, truths), pair, dream, (1, 15, 16))
+    assert np.isnan(errors["dream"]).tolist() == [[False] * 3, [False, False, True]]
+
+
+def test_the_game_plays_the_same_episode_again(truths: list[ev.Truth]) -> None:
+    from dreamloop.models.training.games import open_game
+    with open_game("doom-arena") as game:
+        again = ev._play_episode(game, truths[1].seed, FRAMES, keep=FRAMES)
+    np.testing.assert_array_equal(again.frames, truths[1].frames)
+    assert len({truth.seed for truth in truths}) == 2
+    assert np.abs(truths[0].frames.astype(int) - truths[1].frames).max() > 0
+
+
+def test_seeds_are_neither_training_nor_its_held_out_split() -> None:
+    from dreamloop.models.training.recording import HELD_OUT_SEED
+    assert HELD_OUT_SEED + 100_000_000 < ev.EVALUATION_SEED < 2**31 - 1_000_000  # ViZDoom takes 31 bits
+
+
+def test_evaluate_a_world_against_the_real_game(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("vizdoom")
+    plot, strip, video = tmp_path / "plot.png", tmp_path / "strip.png", tmp_path / "video.mp4"
+    report = ev.evaluate(world, engine="torch", frames=FRAMES, episodes=1, threads=1, plot=plot, strip=strip,
+                         video=video, judge=tmp_path / "none")
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["episodes"] == 1 and report["frames"] == FRAMES and report["engine"] == "torch"
+    assert 0 < report["psnr"]["1"] < 40 and report["psnr"]["64"] is None
+    assert 0 < report["psnr_ceiling"]["1"] < 40
+    assert set(report["drift"]) == set(metrics.STATISTICS)
+    assert report["inverse_dynamics_real"] is None and "no judge" in report["inverse_dynamics_note"]
+    for path in (plot, strip):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    av = pytest.importorskip("av")
+    with av.open(str(video)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == FRAMES + 1
+    left, right = np.split(pictures[0].astype(int), [pictures[0].shape[1] // 2], axis=1)
+    assert np.abs(left[:, :-2] - right[:, 2:]).mean() < 3  # before the dream sets in both sides are the game
+
+
+def test_a_judge_reads_a_perfect_dream_as_it_reads_the_game(world: World, truths: list[ev.Truth],
+                                                            tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from dreamloop.models.networks.inverse_dynamics import InverseDynamics, JudgeSpec, write_judge
+    torch.manual_seed(1)
+    names = tuple(b.name for b in world.spec.actions.buttons)
+    spec = JudgeSpec("doom-arena", 120, 160, names)
+    judge = write_judge(tmp_path / "judge", spec, InverseDynamics(spec).state_dict(), {})
+    figures = ev.inverse_dynamics(judge, truths, ev.run_dream(Oracle(world, truths), truths, FRAMES))
+    assert figures["inverse_dynamics_real_per_button"] == figures["inverse_dynamics_dreamed_per_button"]
+    assert list(figures["inverse_dynamics_real_per_button"]) == list(names)
+    late = ev.inverse_dynamics(judge, truths, ev.run_dream(Oracle(world, truths, late=3), truths, FRAMES))
+    assert late["inverse_dynamics_real"] == figures["inverse_dynamics_real"] is not None
+
+    found, note = ev._find_judge(world.spec, tmp_path / "judge")
+    assert found is not None and found.hash == judge.hash and note == ""
+    (tmp_path / "judge" / "judge.json").write_text("{}")
+    with pytest.raises(WorldError, match="unknown or missing key"):
+        ev._find_judge(world.spec, tmp_path / "judge")
+
+
+def test_impossible_requests_are_refused_in_one_line(world: World, tmp_path: Path) -> None:
+    with pytest.raises(DreamloopError, match="frames=-3 must be 1 or more"):
+        ev.evaluate(world, frames=-3)
+    with pytest.raises(DreamloopError, match="unknown game 'none'"):
+        ev.evaluate(tiny_world(tmp_path / "no-game"), engine="torch")
+    with pytest.raises(DreamloopError, match="frame height 32 differs from the game's 120"):
+        ev.evaluate(tiny_world(tmp_path / "small", game="doom-arena"), engine="torch")
+
+
+def test_the_dream_does_not_depend_on_which_frames_are_decoded(world: World, truths: list[ev.Truth]) -> None:
+    some = ev.run_dream(open_engine(world, "torch", threads=1), truths, FRAMES)
+    watched = ev.run_dream(open_engine(world, "torch", threads=1), truths, FRAMES, everything=True, watch=1)
+    np.testing.assert_array_equal(some.frames, watched.frames)
+    np.testing.assert_array_equal(watched.watched, watched.frames[1])
