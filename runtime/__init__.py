@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dreamloop.runtime.clock import SystemClock
 from dreamloop.runtime.engines import Engine, State, engine_status, open_engine
+from dreamloop.runtime.history import HistoryError
 from dreamloop.runtime.loop import Command, FrameLoop, Presented
 from dreamloop.runtime.profiler import Profiler
-from dreamloop.runtime.session import Frame, Session, Snapshot
+from dreamloop.runtime.session import Frame, Session
+from dreamloop.runtime.snapshot import Snapshot, StateError
 
-__all__ = ["Command", "Engine", "Frame", "FrameLoop", "Presented", "Profiler", "Session", "Snapshot", "State",
-           "SystemClock", "engine_status", "open_engine"]
+__all__ = ["Command", "Engine", "Frame", "FrameLoop", "HistoryError", "Presented", "Profiler", "Session", "Snapshot",
+           "State", "StateError", "SystemClock", "engine_status", "open_engine"]
