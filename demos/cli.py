@@ -111,6 +111,20 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def _replay(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos.replay import replay_log
+    report = replay_log(args.log, verify=args.verify, world=args.world, engine=args.engine, record=args.record,
+                        state=args.state)
+    cut = ", up to a last line that was cut off" if report["truncated"] else ""
+    if args.verify and report["difference"] is None:
+        print(f"{args.log}: all {report['frames']} frames are equal{cut}")
+    elif args.verify:
+        print(f"{args.log}: {report['difference']}")
+    else:
+        print(f"{args.log}: {report['frames']} frames played again{cut}")
+    return report
+
+
 def _record(args: argparse.Namespace) -> dict[str, Any]:
     with _packages("recording", "games"), _progress("recording") as progress:
         from dreamloop.models.training import recording
@@ -248,6 +262,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--strip", metavar="F.png", help="write a strip of pictures, game over dream")
     evaluate.add_argument("--video", metavar="F.mp4", help="write game and dream side by side")
 
+    replay = verb("replay", _replay, "play an action log again, and say where a frame differs",
+                  "dreamloop replay log.ndjson --verify")
+    replay.add_argument("log", metavar="LOG", help="written by `dreamloop play --actions`")
+    replay.add_argument("--verify", action="store_true", help="compare every frame; status 1 where one differs")
+    replay.add_argument("--world", metavar="WORLD", help="the log's world, where it is not one of the zoo")
+    replay.add_argument("--engine", metavar="E", help="another engine than the log's; frames may then differ")
+    replay.add_argument("--state", metavar="F", help="the state file that was loaded, where one was")
+    replay.add_argument("--record", metavar="F.mp4", help="write the frames to a video")
+
     record = verb("record", _record, "record a real game", "dreamloop record doom-arena recordings/arena")
     record.add_argument("game", metavar="GAME", help="name of the game")
     record.add_argument("out", metavar="OUT", help="folder to write to")
@@ -279,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if args.json:
         print(json.dumps(report), flush=True)
-    return 0
+    return 0 if report.get("equal", True) else 1
 
 
 if __name__ == "__main__":

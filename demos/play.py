@@ -124,6 +124,8 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
             sinks.append(stack.enter_context(VideoSink(record, spec.frame_height, spec.frame_width, spec.fps)))
         warm_up(session, start)
         log = stack.enter_context(ActionLog(options.actions, session, start)) if options.actions else None
+        if log is not None:
+            sinks.append(log)
         sink: Sink = sinks[0] if len(sinks) == 1 else Sinks(*sinks) if sinks else NoSink()
         loop = FrameLoop(session, source, sink, None if options.headless else 1000 / spec.fps, profiler=profiler)
         if window is not None:

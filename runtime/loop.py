@@ -30,6 +30,7 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.runtime.clock import Clock, SystemClock
 from dreamloop.runtime.profiler import Profiler
 from dreamloop.runtime.session import Action, Frame, Session
+from dreamloop.runtime.snapshot import Snapshot
 
 LATE = ("slow", "repeat")
 RECENT_FRAMES = 240
@@ -37,13 +38,25 @@ RECENT_FRAMES = 240
 
 @dataclass(frozen=True)
 class Command:
-    """What a source wants of the next frame. advance: False holds the picture (a pause); reset: a
-    start (see `Session.reset`) to begin again from; stop: leave the loop, make no frame."""
+    """What a source wants of the next frame. advance: False holds the picture (a pause); stop: leave
+    the loop, make no frame. save: a name to bookmark the present under, before the frame is made.
+
+    Instead of making a frame from the action, reset goes to a start (see `Session.reset`), rewind
+    goes that many frames back, as far as the history reaches, and load goes to a bookmark.
+    """
 
     action: Action = None
     advance: bool = True
     reset: int | np.ndarray | None = None
     stop: bool = False
+    rewind: int = 0
+    save: str = ""
+    load: str = ""
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it goes somewhere else instead of on to the next frame."""
+        return self.reset is not None or self.rewind > 0 or bool(self.load)
 
 
 class Source(Protocol):
@@ -72,6 +85,8 @@ class Presented:
     it was reset to, else None; made_ms: from reading the input to finished pixels; latency_ms: from
     reading the input to the return of `present`; interval_ms: since the presenting before it (0 for
     the first); late: missed its deadline; repeats: how many deadlines the frame before it stood for.
+    rewound: how many frames it went back, None where it did not; saved, loaded: names of bookmarks;
+    fault: why the frame before it was shown again instead of a new one.
     """
 
     id: int
@@ -84,10 +99,15 @@ class Presented:
     interval_ms: float
     late: bool
     repeats: int
+    rewound: int | None = None
+    saved: str = ""
+    loaded: str = ""
+    fault: str = ""
 
 
 class FrameLoop:
-    """budget_ms: time between two frames, None runs as fast as it can; recent: the last records."""
+    """budget_ms: time between two frames, None runs as fast as it can; recent: the last records;
+    bookmarks: what sources saved, by name."""
 
     def __init__(self, session: Session, source: Source, sink: Sink, budget_ms: float | None = None,
                  late: str = "slow", clock: Clock | None = None, profiler: Profiler | None = None) -> None:
@@ -101,6 +121,8 @@ class FrameLoop:
         self.profiler = profiler
         self.presented = self.late_frames = self.repeated_frames = 0
         self.recent: deque[Presented] = deque(maxlen=RECENT_FRAMES)
+        self.bookmarks: dict[str, Snapshot] = {}
+        self._saved = ""
         self._inputs = 0
         self._last_present_s: float | None = None
         self._anchor_s, self._beat = 0.0, 0
@@ -124,7 +146,9 @@ class FrameLoop:
             self._inputs += 1
             if command.stop:
                 return
-            if command.reset is None and not command.advance:
+            if command.save:
+                self.bookmarks[command.save], self._saved = self.session.snapshot(), command.save
+            if not command.advance and not command.jumps:
                 self.sink.hold()
                 self._last_present_s = self.clock.now()
                 self._schedule(due, self._last_present_s)
@@ -134,30 +158,40 @@ class FrameLoop:
     def _make(self, command: Command, due: float, began: float) -> Presented:
         """One frame, from an input that has just been read to its presenting."""
         session, now = self.session, self.clock.now
-        vector = session.world.spec.actions.vector(command.action if command.reset is None else None)
+        vector = session.world.spec.actions.vector(None if command.jumps else command.action)
+        if command.load and command.load not in self.bookmarks:
+            raise DreamloopError(f"no bookmark {command.load[:100]!r} was saved")
         read = now()
-        if command.reset is None:
-            session.advance(vector)
+        rewound, frame = None, None
+        if command.reset is not None:
+            stage, frame = "reset", session.reset(command.reset)
+        elif command.load:
+            stage, frame = "load", session.restore(self.bookmarks[command.load])
+        elif command.rewind:
+            rewound = min(command.rewind, session.history_frames)
+            stage, frame = "rewind", session.rewind(rewound)
         else:
-            session.reset(command.reset)
+            stage = "dynamics"
+            session.advance(vector)
         stepped = now()
-        frame = session.render()
+        frame = frame or session.render()
         decoded = now()
         self.sink.present(frame)
         done = now()
         self.presented += 1
         if self.profiler is not None:
-            step = "dynamics" if command.reset is None else "reset"
             times = (began, read, stepped, decoded, done)
-            for stage, start, stop in zip(("input", step, "decode", "present"), times, times[1:], strict=False):
-                self.profiler.add(self.presented, stage, start, stop)
+            for name, start, stop in zip(("input", stage, "decode", "present"), times, times[1:], strict=False):
+                self.profiler.add(self.presented, name, start, stop)
         late, repeats = self._schedule(due, done)
         self.late_frames += late
         self.repeated_frames += repeats
         interval = 0.0 if self._last_present_s is None else done - self._last_present_s
         self._last_present_s = done
         record = Presented(self.presented, frame.index, self._inputs, vector, command.reset,
-                           (decoded - began) * 1000, (done - began) * 1000, interval * 1000, late, repeats)
+                           (decoded - began) * 1000, (done - began) * 1000, interval * 1000, late, repeats,
+                           rewound, self._saved, command.load if stage == "load" else "")
+        self._saved = ""
         self.recent.append(record)
         return record
 

@@ -18,7 +18,7 @@ from worlds import tiny_world
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import DynamicsSpec, MemorySpec
 from dreamloop.models.core.world import World
-from dreamloop.runtime import Engine, HistoryError, Session, Snapshot, StateError, engine_status, open_engine
+from dreamloop.runtime import Engine, HistoryError, Session, Snapshot, engine_status, open_engine
 from dreamloop.runtime.engines import ENGINE_NAMES
 from dreamloop.runtime.history import LONGEST_GAP_FRAMES, MAX_BYTES, MAX_FRAMES, History, Mark, Moment
 
@@ -319,7 +319,7 @@ def test_a_state_of_another_world_is_refused(saved: Path, tmp_path: Path) -> Non
 
 def test_a_state_of_another_engine_is_refused(world: World, saved: Path) -> None:
     with (Session(world, "onnxruntime", threads=2) as session,
-          pytest.raises(DreamloopError, match="'threads': 1.*this session runs on.*'threads': 2")):
+          pytest.raises(DreamloopError, match=r"'threads': 1.*this session runs on.*'threads': 2")):
         session.restore(Snapshot.load(saved))
 
 
@@ -419,4 +419,4 @@ def test_closing_lets_go_of_the_past(world: World) -> None:
     play(session, [1] * 30)
     session.close()
     gc.collect()
-    assert not any(type(thing) is Mark for thing in gc.get_objects())  # noqa: E721  asks nothing of others
+    assert not any(type(thing) is Mark for thing in gc.get_objects())
