@@ -60,6 +60,8 @@ class ActionLog:
             what["rewind"] = shown.rewound
         else:
             what["action"] = [float(v) for v in shown.action]
+        if shown.alarms:
+            what["alarms"] = list(shown.alarms)
         self._write({"frame": shown.index, "input": shown.input_id, **what,
                      "hash": frame_hash(self._frame.pixels), "late": shown.late})
 

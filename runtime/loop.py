@@ -13,7 +13,9 @@ what then happens to the schedule is the contract `late`:
     repeat    the old frame stands for the missed deadlines (they are counted), and the next frame
               begins at the next one: the schedule never moves
 
-Neither makes up for lost time with a burst.
+Neither makes up for lost time with a burst. A frame that is not finite is never shown: the last
+good one is presented again and counted (`held_frames`). With a drift monitor its alarms are counted
+and, where it is told to re-anchor, the frame after an alarm starts over from a start frame.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.runtime.clock import Clock, SystemClock
+from dreamloop.runtime.drift import DriftMonitor
 from dreamloop.runtime.profiler import Profiler
-from dreamloop.runtime.session import Action, Frame, Session
+from dreamloop.runtime.session import Action, FaultError, Frame, Session
 from dreamloop.runtime.snapshot import Snapshot
 
 LATE = ("slow", "repeat")
@@ -86,7 +89,8 @@ class Presented:
     reading the input to the return of `present`; interval_ms: since the presenting before it (0 for
     the first); late: missed its deadline; repeats: how many deadlines the frame before it stood for.
     rewound: how many frames it went back, None where it did not; saved, loaded: names of bookmarks;
-    fault: why the frame before it was shown again instead of a new one.
+    fault: why the frame before it was shown again instead of a new one; alarms: what the drift
+    monitor said of it.
     """
 
     id: int
@@ -103,6 +107,7 @@ class Presented:
     saved: str = ""
     loaded: str = ""
     fault: str = ""
+    alarms: tuple[str, ...] = ()
 
 
 class FrameLoop:
@@ -110,7 +115,8 @@ class FrameLoop:
     bookmarks: what sources saved, by name."""
 
     def __init__(self, session: Session, source: Source, sink: Sink, budget_ms: float | None = None,
-                 late: str = "slow", clock: Clock | None = None, profiler: Profiler | None = None) -> None:
+                 late: str = "slow", clock: Clock | None = None, profiler: Profiler | None = None,
+                 monitor: DriftMonitor | None = None) -> None:
         if late not in LATE:
             raise DreamloopError(f"late={late!r} must be one of {', '.join(LATE)}")
         if budget_ms is not None and not budget_ms > 0:
@@ -118,8 +124,9 @@ class FrameLoop:
         self.session, self.source, self.sink = session, source, sink
         self.budget_ms, self.late = budget_ms, late
         self.clock: Clock = clock or SystemClock()
-        self.profiler = profiler
-        self.presented = self.late_frames = self.repeated_frames = 0
+        self.profiler, self.monitor = profiler, monitor
+        self.presented = self.late_frames = self.repeated_frames = self.held_frames = 0
+        self._anchor: int | None = None  # the start frame to go to next
         self.recent: deque[Presented] = deque(maxlen=RECENT_FRAMES)
         self.bookmarks: dict[str, Snapshot] = {}
         self._saved = ""
@@ -153,6 +160,8 @@ class FrameLoop:
                 self._last_present_s = self.clock.now()
                 self._schedule(due, self._last_present_s)
             else:
+                if self._anchor is not None:
+                    command, self._anchor = replace(command, reset=self._anchor), None
                 yield self._make(command, due, began)
 
     def _make(self, command: Command, due: float, began: float) -> Presented:
@@ -162,7 +171,7 @@ class FrameLoop:
         if command.load and command.load not in self.bookmarks:
             raise DreamloopError(f"no bookmark {command.load[:100]!r} was saved")
         read = now()
-        rewound, frame = None, None
+        rewound, frame, fault = None, None, ""
         if command.reset is not None:
             stage, frame = "reset", session.reset(command.reset)
         elif command.load:
@@ -172,7 +181,11 @@ class FrameLoop:
             stage, frame = "rewind", session.rewind(rewound)
         else:
             stage = "dynamics"
-            session.advance(vector)
+            try:
+                session.advance(vector)
+            except FaultError as error:  # the session stands at the last good frame
+                fault = str(error)
+                self.held_frames += 1
         stepped = now()
         frame = frame or session.render()
         decoded = now()
@@ -190,10 +203,22 @@ class FrameLoop:
         self._last_present_s = done
         record = Presented(self.presented, frame.index, self._inputs, vector, command.reset,
                            (decoded - began) * 1000, (done - began) * 1000, interval * 1000, late, repeats,
-                           rewound, self._saved, command.load if stage == "load" else "")
+                           rewound, self._saved, command.load if stage == "load" else "", fault,
+                           self._watch(fault, command.jumps))
         self._saved = ""
         self.recent.append(record)
         return record
+
+    def _watch(self, fault: str, jumped: bool) -> tuple[str, ...]:
+        """What the monitor says of the frame just presented; decides whether the next one re-anchors."""
+        if self.monitor is None:
+            return ()
+        if jumped:
+            self.monitor.forget()
+        alarms = self.monitor.fault(self.session, fault) if fault else self.monitor.observe(self.session)
+        if alarms and self.monitor.reanchor:
+            self._anchor = self.monitor.anchor()
+        return tuple(alarm.text for alarm in alarms)
 
     def _schedule(self, due: float, done: float) -> tuple[bool, int]:
         """Fix when the next frame is due, given when this one was done; returns (late, repeats)."""

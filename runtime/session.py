@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,6 +31,10 @@ from dreamloop.runtime.slots import SharedSlots
 from dreamloop.runtime.snapshot import Snapshot
 
 Action = Iterable[str] | Mapping[str, float] | np.ndarray | None
+
+
+class FaultError(DreamloopError):
+    """The engine made a frame that is not finite; the session stays at the last good one."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ class Session:
     def latent(self) -> np.ndarray:
         """z of the frame on the screen, a copy, (C, latent height, latent width) float32."""
         return self._live().latent[0].copy()
+
+    @property
+    def ring(self) -> Any:
+        """The live keys and values, (L, 2, 1, H, S * T_padded, D), the engine's own array: to look at,
+        not to keep, not to write to."""
+        return self._live().ring
 
     def _live(self) -> State:
         if self._closed or self._state is None:
@@ -142,9 +152,17 @@ class Session:
         return self.render(out)
 
     def advance(self, action: Action = None) -> None:
-        """The first half of `step`: one pass of the network, nothing decoded."""
+        """The first half of `step`: one pass of the network, nothing decoded. Raises `FaultError`
+        instead of going on to a frame that is not finite."""
         state, vector = self._live(), self.world.spec.actions.vector(action)
+        frame, latent = state.frame.copy(), state.latent.copy()
         self.engine.step(state, vector[None])
+        if not np.isfinite(state.latent).all():
+            # what lay in the slot before is not missed: this frame would not have read it, nor any later one
+            self._slots.clear(int(frame[0]) + 1)
+            self._slots.doubt()
+            state.frame, state.latent = frame, latent
+            raise FaultError(f"frame {int(frame[0]) + 1} is not finite; frame {int(frame[0])} stays")
         self._given = None
         self._slots.written(self.index)
         if self._history.note(vector):
@@ -170,6 +188,13 @@ class Session:
 
     def restore(self, snapshot: Snapshot) -> Frame:
         """Go to a snapshot of this world on this engine, with its past, and show its frame again."""
+        self.check(snapshot)
+        self._put(snapshot.moment)
+        self._history.follow(snapshot.timeline)
+        return self.render()
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise a `DreamloopError` that says why this session cannot `restore` a snapshot."""
         self._live()
         if snapshot.world_hash != self.world.hash:
             raise DreamloopError(f"the snapshot is of world {snapshot.world_hash[:12]}, "
@@ -184,9 +209,6 @@ class Session:
         if moment.given is not None:
             self._checked_images(moment.given, "the snapshot's picture", 3)
         self._slots.check(moment.parts, moment.index)
-        self._put(moment)
-        self._history.follow(snapshot.timeline)
-        return self.render()
 
     @property
     def history_frames(self) -> int:
