@@ -71,6 +71,7 @@ def _play_options(args: argparse.Namespace) -> Any:
     return PlayOptions(
         engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed, start=args.start,
         frames=args.frames, headless=args.headless, record=args.record, actions=args.actions, scale=args.scale,
+        watch=args.watch, reanchor=args.reanchor,
         hold=None if args.hold is None else tuple(filter(None, args.hold.split(","))))
 
 
@@ -205,6 +206,16 @@ def _engines(args: argparse.Namespace) -> dict[str, Any]:
             "unavailable": {s.name: s.reason for s in statuses if not s.available}}
 
 
+def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos.doctor import doctor
+    report = doctor(tuple(args.worlds))
+    for check in report["checks"]:
+        print(f"{check['status']:<9}{check['name']:<20}{check['detail']}")
+        if check["advice"]:
+            print(f"{'':<29}-> {check['advice']}")
+    return report
+
+
 # -- parsing -------------------------------------------------------------------------------------------
 
 
@@ -242,6 +253,8 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--actions", metavar="F.ndjson", help="write a log of every input")
     play.add_argument("--hold", metavar="A,B", help="headless: hold these actions instead of random ones")
     play.add_argument("--scale", type=_whole(1), metavar="N", help="screen pixels per pixel (default: about 800 wide)")
+    play.add_argument("--watch", action="store_true", help="say where the dream drifts or the engine errs")
+    play.add_argument("--reanchor", action="store_true", help="watch, and start over at an alarm")
 
     profile = verb("profile", _profile, "say where the milliseconds of a frame go",
                    "dreamloop profile doom-arena --trace trace.json --plot profile.png")
@@ -287,11 +300,14 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("worlds", _worlds, "list the worlds that came with the package", "dreamloop worlds")
     verb("engines", _engines, "list the engines, and why one cannot run", "dreamloop engines")
+    doctor = verb("doctor", _doctor, "check the machine, the engines, the display and the worlds", "dreamloop doctor")
+    doctor.add_argument("worlds", nargs="*", metavar="WORLD", help="folders of worlds to check, besides the zoo's")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status: 2 for what the user can put right, 1 for a replay that
+    differs or a doctor that found a problem."""
     args = _parser().parse_args(argv)
     try:
         report = args.run(args)
@@ -302,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if args.json:
         print(json.dumps(report), flush=True)
-    return 0 if report.get("equal", True) else 1
+    return 0 if report.get("equal", True) and report.get("ok", True) else 1
 
 
 if __name__ == "__main__":

@@ -58,21 +58,31 @@ def load_image(path: str | os.PathLike[str], spec: WorldSpec) -> np.ndarray:
     return pixels.reshape(spec.frame_height, spec.frame_width, 3).copy()
 
 
+def start_display() -> str:
+    """Start pygame's display and say what it is. Raises `NoDisplay` where there is none."""
+    asked = os.environ.get("SDL_VIDEODRIVER")
+    if sys.platform.startswith("linux") and not (asked or os.environ.get("DISPLAY")
+                                                 or os.environ.get("WAYLAND_DISPLAY")):
+        raise NoDisplay("no display here (neither DISPLAY nor WAYLAND_DISPLAY is set)")
+    if os.environ.get("DISPLAY") and asked in (None, "x11"):
+        # plain shared memory: SDL would draw with OpenGL, which a machine without a GPU emulates
+        os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
+    try:
+        pygame.display.init()
+        sizes = ", ".join(f"{width}x{height}" for width, height in pygame.display.get_desktop_sizes())
+        return f"{pygame.display.get_driver()} {sizes}".strip()
+    except pygame.error as error:
+        raise NoDisplay(f"no display here ({error})") from error
+
+
 class Window:
     """A resizable window. Raises `NoDisplay` where none can be opened."""
 
     def __init__(self, world: World, start: int = 0, scale: int | None = None) -> None:
         self.spec, self.world = world.spec, world
         self.width, self.height = self.spec.frame_width, self.spec.frame_height
-        asked = os.environ.get("SDL_VIDEODRIVER")
-        if sys.platform.startswith("linux") and not (asked or os.environ.get("DISPLAY")
-                                                     or os.environ.get("WAYLAND_DISPLAY")):
-            raise NoDisplay("no display here (neither DISPLAY nor WAYLAND_DISPLAY is set)")
-        if os.environ.get("DISPLAY") and asked in (None, "x11"):
-            # plain shared memory: SDL would draw with OpenGL, which a machine without a GPU emulates
-            os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
         try:
-            pygame.display.init()
+            start_display()
             pygame.font.init()
             screens = pygame.display.get_desktop_sizes()
             largest = min(screens[0][0] // self.width, screens[0][1] * 9 // 10 // self.height) if screens else 99
