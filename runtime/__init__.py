@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from dreamloop.runtime.batch import BatchedSession
 from dreamloop.runtime.clock import SystemClock
 from dreamloop.runtime.drift import Alarm, DriftMonitor
 from dreamloop.runtime.engines import Engine, State, engine_status, open_engine
@@ -17,6 +18,6 @@ from dreamloop.runtime.profiler import Profiler
 from dreamloop.runtime.session import FaultError, Frame, Session
 from dreamloop.runtime.snapshot import Snapshot, StateError
 
-__all__ = ["Alarm", "Command", "DriftMonitor", "Engine", "FaultError", "Frame", "FrameLoop", "HistoryError",
-           "Presented", "Profiler", "Session", "Snapshot", "State", "StateError", "SystemClock", "engine_status",
-           "open_engine"]
+__all__ = ["Alarm", "BatchedSession", "Command", "DriftMonitor", "Engine", "FaultError", "Frame", "FrameLoop",
+           "HistoryError", "Presented", "Profiler", "Session", "Snapshot", "State", "StateError", "SystemClock",
+           "engine_status", "open_engine"]

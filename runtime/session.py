@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World, load_world
 from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import Engine, State
@@ -68,7 +69,7 @@ class Session:
         self._history = History(history_bytes)
         self._slots: SharedSlots  # of the ring of the one state that this session has, made by `reset`
         self._closed = False
-        self.seed = self._checked_seed(seed)
+        self.seed = checked_seed(seed)
         self.reset(start)
 
     # -- where it stands ---------------------------------------------------------------------------
@@ -104,8 +105,8 @@ class Session:
         """
         if self._closed:
             raise DreamloopError("the session is closed")
-        image = self._start_image(start)
-        seed = self.seed if seed is None else self._checked_seed(seed)
+        image = start_image(self.world, start)
+        seed = self.seed if seed is None else checked_seed(seed)
         latent = self.engine.encode(image[None])
         if self._state is None:
             self._state = self.engine.new_state(1)
@@ -123,7 +124,7 @@ class Session:
         actions[t] is what was pressed while frames[t - 1] was on the screen, actions[0] is unused.
         """
         self._live()
-        images = self._checked_images(frames, "frames", 4)
+        images = checked_images(self.world.spec, frames, "frames", 4)
         if len(images) < 1 or len(actions) != len(images):
             raise DreamloopError(f"prime needs one action per frame, at least one: {len(images)} frames, "
                                  f"{len(actions)} actions")
@@ -207,7 +208,7 @@ class Session:
             raise DreamloopError(f"the snapshot's latent is {moment.latent.shape}, expected "
                                  f"{self.world.spec.latent_shape}")
         if moment.given is not None:
-            self._checked_images(moment.given, "the snapshot's picture", 3)
+            checked_images(self.world.spec, moment.given, "the snapshot's picture", 3)
         self._slots.check(moment.parts, moment.index)
 
     @property
@@ -266,40 +267,44 @@ class Session:
 
     # -- checks ------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _checked_seed(seed: int) -> int:
-        if not 0 <= seed < 1 << 64:
-            raise DreamloopError(f"seed={seed} must be 0 or more, below 2^64")
-        return int(seed)
-
-    def _start_image(self, start: int | np.ndarray) -> np.ndarray:
-        if isinstance(start, np.ndarray) and start.ndim > 0:
-            return self._checked_images(start, "start", 3).copy()
-        try:
-            index = operator.index(start)
-        except TypeError:
-            raise DreamloopError(f"start={start!r} must be the index of a start frame or an image "
-                                 "(H, W, 3) uint8") from None
-        count = len(self.world.starts)
-        if not 0 <= index < count:
-            raise DreamloopError(f"start={index}: world {self.world.name} has the start frames 0 to {count - 1}")
-        return np.array(self.world.starts[index])
-
-    def _checked_images(self, images: np.ndarray, name: str, dimensions: int) -> np.ndarray:
-        spec = self.world.spec
-        frame = (spec.frame_height, spec.frame_width, 3)
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != dimensions \
-                or images.shape[-3:] != frame:
-            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-            wanted = frame if dimensions == 3 else ("n", *frame)
-            raise DreamloopError(f"{name} is {found}, expected uint8 ({', '.join(map(str, wanted))})")
-        return images
-
     def _check_out(self, out: np.ndarray | None) -> None:
         if out is not None:
-            self._checked_images(out, "out", 3)
+            checked_images(self.world.spec, out, "out", 3)
             if not out.flags.writeable:
                 raise DreamloopError("out is read-only; a frame cannot be written to it")
+
+
+def checked_seed(seed: int) -> int:
+    """A seed that noise can be keyed with; raises `DreamloopError`."""
+    if not 0 <= seed < 1 << 64:
+        raise DreamloopError(f"seed={seed} must be 0 or more, below 2^64")
+    return int(seed)
+
+
+def start_image(world: World, start: int | np.ndarray) -> np.ndarray:
+    """The image that `start` (see `Session.reset`) means, a copy, (H, W, 3) uint8."""
+    if isinstance(start, np.ndarray) and start.ndim > 0:
+        return checked_images(world.spec, start, "start", 3).copy()
+    try:
+        index = operator.index(start)
+    except TypeError:
+        raise DreamloopError(f"start={start!r} must be the index of a start frame or an image "
+                             "(H, W, 3) uint8") from None
+    count = len(world.starts)
+    if not 0 <= index < count:
+        raise DreamloopError(f"start={index}: world {world.name} has the start frames 0 to {count - 1}")
+    return np.array(world.starts[index])
+
+
+def checked_images(spec: WorldSpec, images: np.ndarray, name: str, dimensions: int) -> np.ndarray:
+    """Frames of the world's size, (..., H, W, 3) uint8, or a `DreamloopError` that says what they are."""
+    frame = (spec.frame_height, spec.frame_width, 3)
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != dimensions \
+            or images.shape[-3:] != frame:
+        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        wanted = frame if dimensions == 3 else ("n", *frame)
+        raise DreamloopError(f"{name} is {found}, expected uint8 ({', '.join(map(str, wanted))})")
+    return images
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
