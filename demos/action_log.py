@@ -63,7 +63,7 @@ class ActionLog:
         if shown.alarms:
             what["alarms"] = list(shown.alarms)
         self._write({"frame": shown.index, "input": shown.input_id, **what,
-                     "hash": frame_hash(self._frame.pixels), "late": shown.late})
+                     "hash": "" if shown.degraded else frame_hash(self._frame.pixels), "late": shown.late})
 
     def __enter__(self) -> Self:
         return self

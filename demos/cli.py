@@ -71,7 +71,7 @@ def _play_options(args: argparse.Namespace) -> Any:
     return PlayOptions(
         engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed, start=args.start,
         frames=args.frames, headless=args.headless, record=args.record, actions=args.actions, scale=args.scale,
-        watch=args.watch, reanchor=args.reanchor,
+        watch=args.watch, reanchor=args.reanchor, late=args.late,
         hold=None if args.hold is None else tuple(filter(None, args.hold.split(","))))
 
 
@@ -253,6 +253,8 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--actions", metavar="F.ndjson", help="write a log of every input")
     play.add_argument("--hold", metavar="A,B", help="headless: hold these actions instead of random ones")
     play.add_argument("--scale", type=_whole(1), metavar="N", help="screen pixels per pixel (default: about 800 wide)")
+    play.add_argument("--late", choices=("slow", "repeat", "degrade"), default="slow",
+                      help="when a frame is late: slow the game down, let the old picture stand, or also skip decoding")
     play.add_argument("--watch", action="store_true", help="say where the dream drifts or the engine errs")
     play.add_argument("--reanchor", action="store_true", help="watch, and start over at an alarm")
 

@@ -44,7 +44,7 @@ class PlayOptions:
     the player leaves (without a window: 600 frames, or ten seconds of them where it is paced);
     record: an .mp4 file; actions: an .ndjson file; hold: action names that scripted input holds;
     scale: screen pixels per pixel of the frame; watch: say where the dream drifts or the engine errs;
-    reanchor: and start over then."""
+    reanchor: and start over then; late: the contract of the frame loop."""
 
     engine: str = "auto"
     precision: str | None = None
@@ -59,6 +59,7 @@ class PlayOptions:
     scale: int | None = None
     watch: bool = False
     reanchor: bool = False
+    late: str = "slow"
 
 
 def peak_rss_mb() -> float:
@@ -132,8 +133,8 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
             sinks.append(log)
         sink: Sink = sinks[0] if len(sinks) == 1 else Sinks(*sinks) if sinks else NoSink()
         monitor = DriftMonitor(session.engine, options.reanchor) if options.watch or options.reanchor else None
-        loop = FrameLoop(session, source, sink, None if options.headless else 1000 / spec.fps, profiler=profiler,
-                         monitor=monitor)
+        loop = FrameLoop(session, source, sink, None if options.headless else 1000 / spec.fps, options.late,
+                         profiler=profiler, monitor=monitor)
         if window is not None:
             window.attach(loop)
         sink.present(session.render())
@@ -173,6 +174,7 @@ def _report(session: Session, loop: FrameLoop, made_ms: array[float], shown_ms: 
     return {"world": session.world.name, "engine": session.engine.name, "precision": session.engine.precision,
             "frames": len(made_ms), "fps": _rounded(1000 * len(between) / sum(between) if between else None),
             **{name: _rounded(times[name]) for name in ("p50_ms", "p95_ms", "p99_ms")}, "late_frames": late,
+            "repeated_frames": loop.repeated_frames, "degraded_frames": loop.degraded_frames,
             "held_frames": loop.held_frames, **({"alarms": len(loop.monitor.alarms)} if loop.monitor else {}),
             "peak_rss_mb": _rounded(peak_rss_mb()), "warmup_frames": WARMUP_FRAMES}
 

@@ -13,7 +13,10 @@ what then happens to the schedule is the contract `late`:
     repeat    the old frame stands for the missed deadlines (they are counted), and the next frame
               begins at the next one: the schedule never moves
 
-Neither makes up for lost time with a burst. A frame that is not finite is never shown: the last
+    degrade   as repeat, and the frame after a late one is made but not decoded: the old picture
+              stands once more, and the time of decoding is won back. Never twice in a row
+
+None makes up for lost time with a burst. A frame that is not finite is never shown: the last
 good one is presented again and counted (`held_frames`). With a drift monitor its alarms are counted
 and, where it is told to re-anchor, the frame after an alarm starts over from a start frame.
 """
@@ -35,7 +38,7 @@ from dreamloop.runtime.profiler import Profiler
 from dreamloop.runtime.session import Action, FaultError, Frame, Session
 from dreamloop.runtime.snapshot import Snapshot
 
-LATE = ("slow", "repeat")
+LATE = ("slow", "repeat", "degrade")
 RECENT_FRAMES = 240
 
 
@@ -108,6 +111,7 @@ class Presented:
     loaded: str = ""
     fault: str = ""
     alarms: tuple[str, ...] = ()
+    degraded: bool = False
 
 
 class FrameLoop:
@@ -126,6 +130,8 @@ class FrameLoop:
         self.clock: Clock = clock or SystemClock()
         self.profiler, self.monitor = profiler, monitor
         self.presented = self.late_frames = self.repeated_frames = self.held_frames = 0
+        self.degraded_frames = 0
+        self._win_back = False  # whether the next frame is to be degraded
         self._anchor: int | None = None  # the start frame to go to next
         self.recent: deque[Presented] = deque(maxlen=RECENT_FRAMES)
         self.bookmarks: dict[str, Snapshot] = {}
@@ -187,11 +193,17 @@ class FrameLoop:
                 fault = str(error)
                 self.held_frames += 1
         stepped = now()
-        frame = frame or session.render()
+        degraded, self._win_back = self._win_back and frame is None, False
+        if not degraded:
+            frame = frame or session.render()
         decoded = now()
-        self.sink.present(frame)
+        if frame is not None:
+            self.sink.present(frame)
+        else:
+            self.sink.hold()
         done = now()
         self.presented += 1
+        self.degraded_frames += degraded
         if self.profiler is not None:
             times = (began, read, stepped, decoded, done)
             for name, start, stop in zip(("input", stage, "decode", "present"), times, times[1:], strict=False):
@@ -199,12 +211,13 @@ class FrameLoop:
         late, repeats = self._schedule(due, done)
         self.late_frames += late
         self.repeated_frames += repeats
+        self._win_back = late and not degraded and self.late == "degrade"
         interval = 0.0 if self._last_present_s is None else done - self._last_present_s
         self._last_present_s = done
-        record = Presented(self.presented, frame.index, self._inputs, vector, command.reset,
+        record = Presented(self.presented, session.index, self._inputs, vector, command.reset,
                            (decoded - began) * 1000, (done - began) * 1000, interval * 1000, late, repeats,
                            rewound, self._saved, command.load if stage == "load" else "", fault,
-                           self._watch(fault, command.jumps))
+                           self._watch(fault, command.jumps), degraded)
         self._saved = ""
         self.recent.append(record)
         return record

@@ -14,9 +14,10 @@ one presented frame, with the hash of its pixels and what made it:
     {"frame": 51, "input": 99, "load": "quick", ...}                               back to the bookmark
     {"frame": 51, "input": 100, "fault": "...", ...}                               the frame before was held
 
-Every complete line counts; a last line without its end (the game was killed) is left out. The
-frames are the same bits for the same engine, precision, threads and library versions, all of which
-the header holds.
+A frame that was made but not decoded (the contract `degrade`) has an empty hash: its picture was never
+seen, and only its index is compared. Every complete line counts; a last line without its end (the
+game was killed) is left out. The frames are the same bits for the same engine, precision, threads
+and library versions, all of which the header holds.
 """
 
 from __future__ import annotations
@@ -266,6 +267,6 @@ def first_difference(log: ActionLog, session: Session, state: Snapshot | None = 
     for entry, frame in replay(log, session, state):
         count += 1
         made = frame_hash(frame.pixels)
-        if made != entry.hash or frame.index != entry.frame:
+        if (entry.hash and made != entry.hash) or frame.index != entry.frame:
             return count, Difference(entry.line, entry.frame, entry.hash, made)
     return count, None

@@ -101,6 +101,22 @@ def test_the_first_different_frame_is_named(world: World, folder: Path, tmp_path
     assert "frame 7 (line 8) differs" in out[0] and report["frames"] == 8
 
 
+def test_frames_that_were_not_decoded_replay_by_their_actions(world: World, folder: Path, tmp_path: Path) -> None:
+    clock = FakeClock()
+
+    class Slow(Script):
+        def read(self) -> Command:
+            clock.spend(0.05)  # so that every frame is late
+            return super().read()
+    with Session(world, ENGINE, seed=5, threads=1) as session, \
+            action_log.ActionLog(tmp_path / "log", session, 0) as log:
+        loop = FrameLoop(session, Slow(world, []), log, 20.0, "degrade", clock)
+        for shown in loop.frames(12):
+            log.write(shown)
+    assert [line["hash"] == "" for line in lines(tmp_path / "log")[1:]] == [False, True] * 6
+    assert replay_log(str(tmp_path / "log"), verify=True, world=str(folder))["equal"]
+
+
 @pytest.mark.parametrize("cut", [1, 2, 30])
 def test_a_log_cut_off_by_a_kill_counts_up_to_its_last_whole_line(world: World, folder: Path, tmp_path: Path,
                                                                   cut: int) -> None:
