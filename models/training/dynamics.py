@@ -44,8 +44,8 @@ class DynamicsTraining:
     history_noise: float = 0.5
     history_noise_share: float = 0.7
     history_noise_told: float = 0.5  # how often the level is given as condition; at play it is not
-    recycle_from: float = 0.3
-    recycle_share: float = 0.5
+    recycle_from: float = 0.5
+    recycle_share: float = 0.3
     object_weight: float = 3.0
     ema_decay: float = 0.998
 
