@@ -29,8 +29,8 @@ DOOM_ARENA = Recipe(
     ),
     record_frames=100_000,
     held_out_frames=12_000,
-    minutes=92.0,
-    shares={"autoencoder": 0.335, "dynamics": 0.435, "self_rollout": 0.185, "judges": 0.045},
+    minutes=100.0,
+    shares={"autoencoder": 0.308, "dynamics": 0.40, "self_rollout": 0.25, "judges": 0.042},
     gates={"autoencoder.psnr": 26.0, "autoencoder.psnr_objects": 20.0,
            "dynamics.shuffle_ratio": 1.1, "self_rollout.shuffle_ratio": 1.1},
 )
