@@ -14,7 +14,7 @@ by default nothing, and an episode ends when `max_episode_steps` says so (`gymna
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -56,7 +56,7 @@ def _start(random: np.random.Generator, world: World, options: dict[str, Any] | 
 class DreamEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
     """One dream. world: a `World`, a zoo name or a folder; engine, precision, threads: see `Session`."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": 35}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 35}  # noqa: RUF012  as its base
 
     def __init__(self, world: World | str, render_mode: str | None = None, engine: str = "auto",
                  precision: str | None = None, threads: int | None = None, reward: Reward | None = None) -> None:
@@ -118,7 +118,8 @@ class DreamEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
 class DreamVectorEnvironment(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """B dreams that step together: one pass of the network makes the next frame of all."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"],  # noqa: RUF012  as its base has it
+                                "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, num_envs: int, world: World | str, render_mode: str | None = None, engine: str = "auto",
                  precision: str | None = None, threads: int | None = None, reward: Reward | None = None,

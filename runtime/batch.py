@@ -103,7 +103,7 @@ class BatchedSession:
         state.frame[~self._taken] = 0  # an empty seat never gets far
         frames, latents = state.frame.copy(), state.latent.copy()
         self.engine.step(state, vectors)
-        for seat in np.flatnonzero(~np.isfinite(state.latent).all(axis=(1, 2, 3))):
+        for seat in map(int, np.flatnonzero(~np.isfinite(state.latent).all(axis=(1, 2, 3)))):
             first = memory.slot_of(self.world.spec.memory, int(frames[seat]) + 1) * self.world.spec.tokens_padded
             state.ring[:, :, seat, :, first : first + self.world.spec.tokens_padded] = 0
             state.latent[seat], state.frame[seat] = latents[seat], frames[seat]
