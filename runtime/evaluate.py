@@ -91,11 +91,11 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     began = time.monotonic()
     world = world if isinstance(world, World) else load_world(world)
     opened = open_engine(world, engine, precision, threads) if isinstance(engine, str) else engine
-    reader, note = _find_judge(world.spec, Path(judge) if judge is not None else JUDGES / world.spec.game)
 
     from dreamloop.models.training.games import open_game
     with open_game(world.spec.game) as game:
         _check_game(world.spec, game)
+        reader, note = _find_judge(world.spec, Path(judge) if judge is not None else JUDGES / world.spec.game)
         truths = play_game(game, episodes, frames)
         # the one to look at: there the game lasts longest
         longest = max(range(episodes), key=lambda i: len(truths[i].statistics))
