@@ -31,11 +31,11 @@ def pack_world(run: Run, spec: WorldSpec, data: Recording) -> World:
 
 
 def start_frames(data: Recording) -> np.ndarray:
-    """Frames to start from, (START_FRAMES, H, W, 3) uint8: the first of an episode, then moments of
-    other episodes, a second and a half in, with much to see."""
-    starts = [data.frames(0, 0, 1)[0]]
-    busy = [(int(data.objects(e, 52, 1).sum()), e) for e in range(len(data.lengths)) if data.lengths[e] > 60]
-    starts += [data.frames(e, 52, 1)[0] for _, e in sorted(busy, reverse=True)[: 4 * START_FRAMES : 4]]
+    """Frames to start from, (START_FRAMES, H, W, 3) uint8: moments of episodes a second and a half in,
+    when the weapon is up, with much to see."""
+    moment = 52
+    busy = [(int(data.objects(e, moment, 1).sum()), e) for e in range(len(data.lengths)) if data.lengths[e] > moment]
+    starts = [data.frames(e, moment, 1)[0] for _, e in sorted(busy, reverse=True)[2 :: 3]]
     return np.stack(starts[:START_FRAMES])
 
 
