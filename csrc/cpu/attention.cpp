@@ -24,57 +24,19 @@
  *     avx2                               2.25 ms  2.3 x
  *     avx512, eight queries at a time    2.2 ms   2.3 x    this processor runs 512 bits as two halves
  * With D = 64, T = 256: 19.1, 8.0 and 7.4 ms: avx2 2.4 x, avx512 2.6 x.
- *
- * Each tier is a translation unit with its own flags, and the linker may keep any one copy of an inline
- * function: so everything here but the entry is static, and no header of the C++ library is included.
- * The vectors are the vector extension of GCC and Clang; no intrinsics.
  */
-#include "dreamloop.h"
-
-#if !defined(DREAMLOOP_WIDTH) || !defined(DREAMLOOP_ENTRY)
-#error "CMakeLists.txt gives each tier DREAMLOOP_WIDTH (floats in a register) and DREAMLOOP_ENTRY (its function)"
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels.h"
+#include "vectors.h"
 
 enum {
-    WIDTH = DREAMLOOP_WIDTH,
     TAIL_WIDTH = WIDTH < 8 ? WIDTH : 8, /* what is left of D is a multiple of 8 floats */
     TILE_KEYS = DREAMLOOP_TILE_KEYS,
     TILE_QUERIES = WIDTH == 16 ? 8 : 4, /* two registers of sums each; AVX-512 has 32 registers, the others 16 */
     CHUNK_QUERIES = 256
 };
 
-typedef float vec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
-typedef uint32_t uvec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
 typedef float vec4 __attribute__((vector_size(16)));
 typedef float tail_vec __attribute__((vector_size(4 * TAIL_WIDTH)));
-
-/* Rows need no alignment beyond that of a float. */
-template <typename V> INLINE V load(const float *from) {
-    V value;
-    __builtin_memcpy(&value, from, sizeof value);
-    return value;
-}
-
-template <typename V> INLINE void store(float *to, V value) { __builtin_memcpy(to, &value, sizeof value); }
-
-/* exp(x) for x <= 0, from -87 down taken as exp(-87); NaN gives NaN. Cephes' polynomial (Moshier). */
-INLINE vec exponential(vec x) {
-    const float round_to_integer = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
-    x = x < -87.0f ? vec{} - 87.0f : x;
-    const vec shifted = x * 1.44269504f + round_to_integer;
-    const vec n = shifted - round_to_integer;
-    const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + (r + 1.0f);
-    const uvec power = ((uvec)shifted << 23) + 0x3f800000u;
-    return y * (vec)power; /* a product, not a sum of exponents: it keeps NaN */
-}
 
 /* c[r][0 .. N vectors) = c[r] * keep[r] + sum over k < count of a[r][k] * b_k; without `keep` from zero.
  * b_k is rows[k] + offset, or, without `rows`, base + k * TILE_KEYS. */
@@ -186,7 +148,8 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
                 continue;
             }
             const int64_t row = list[entry] * call->block_tokens + token++;
-            tile->key[tile->count] = key + row * call->key_stride[2];
+            tile->key[tile->count] = row < call->turned_rows ? call->turned + row * call->head_size
+                                                             : key + row * call->key_stride[2];
             tile->value[tile->count++] = value + row * call->value_stride[2];
         }
         if (tile->count == 0) break;
@@ -217,7 +180,7 @@ static int same_list(const int32_t *a, int64_t a_count, const int32_t *b, int64_
     return 1;
 }
 
-extern "C" void DREAMLOOP_ENTRY(const dreamloop_attention *call, float *scratch) {
+extern "C" void ENTRY(dreamloop_attention)(const dreamloop_attention *call, float *scratch) {
     key_tile tile;
     tile.transposed = scratch;
     for (int64_t i = 0; i < call->head_size * TILE_KEYS; i++) scratch[i] = 0;
