@@ -1,16 +1,13 @@
-"""The action log: what was pressed, frame by frame, as lines of JSON.
+"""Writing an action log: what was pressed, frame by frame, as lines of JSON (see runtime/replay.py).
 
-    {"log": 1, "world": "doom-arena", "world_hash": "...", "engine": {...}, "seed": 0, "start": 0, "actions": [...]}
-    {"frame": 1, "input": 1, "action": [0.0, 1.0, 0.0], "late": false}
-    {"frame": 0, "input": 80, "reset": 1, "late": false}
+    dreamloop play doom-arena --actions log.ndjson
 
-A start that is an image is logged as its SHA-256. Lines are written as they happen, so a session
-that ends badly leaves a log of what there was.
+Every line is written out before the next frame is made, so a game that is killed leaves a log of
+all that there was.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,40 +18,52 @@ import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.runtime.loop import Presented
-from dreamloop.runtime.session import Session
-
-LOG_FORMAT = 1
-
-
-def start_identity(start: int | np.ndarray) -> int | dict[str, str]:
-    """A start as it stands in a log: its index, or the hash of its pixels."""
-    if isinstance(start, np.ndarray):
-        return {"image_sha256": hashlib.sha256(np.ascontiguousarray(start).tobytes()).hexdigest()}
-    return int(start)
+from dreamloop.runtime.replay import LOG_FORMAT, frame_hash, start_entry
+from dreamloop.runtime.session import Frame, Session
 
 
 class ActionLog:
-    """Writes one session to an NDJSON file."""
+    """Writes one session to an NDJSON file. It is a sink, too, and so knows the frame of a record;
+    its hash is made after the frame was shown."""
 
     def __init__(self, path: str | os.PathLike[str], session: Session, start: int | np.ndarray) -> None:
         self.path = Path(path)
         try:
-            self._file = self.path.open("w", encoding="utf-8")
+            self._file = self.path.open("w", encoding="utf-8", buffering=1)  # a line at a time
         except OSError as error:
             raise DreamloopError(f"cannot write {self.path}: {error.strerror}") from error
         world = session.world
+        self._frame = session.render()
         self._write({"log": LOG_FORMAT, "world": world.name, "world_hash": world.hash,
-                     "engine": session.engine.describe(), "seed": session.seed, "start": start_identity(start),
-                     "actions": list(world.spec.actions.names)})
+                     "engine": session.engine.describe(), "seed": session.seed, "start": start_entry(start),
+                     "actions": list(world.spec.actions.names), "hash": frame_hash(self._frame.pixels)})
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, default=str) + "\n")
 
+    def present(self, frame: Frame) -> None:
+        self._frame = frame
+
+    def hold(self) -> None:
+        pass
+
     def write(self, shown: Presented) -> None:
-        """One presented frame."""
-        what = {"action": [float(v) for v in shown.action]} if shown.start is None \
-            else {"reset": start_identity(shown.start)}
-        self._write({"frame": shown.index, "input": shown.input_id, **what, "late": shown.late})
+        """One presented frame, the last one that `present` was given."""
+        what: dict[str, Any] = {"save": shown.saved} if shown.saved else {}
+        if shown.fault:
+            what["fault"] = shown.fault
+        elif shown.start is not None:
+            what["reset"] = start_entry(shown.start)
+        elif shown.loaded:
+            what["load"] = shown.loaded
+        elif shown.rewound is not None:
+            what["rewind"] = shown.rewound
+        else:
+            what["action"] = [float(v) for v in shown.action]
+        if shown.alarms:
+            what["alarms"] = list(shown.alarms)
+        self._write({"frame": shown.index, "input": shown.input_id, **what,
+                     "hash": "" if shown.degraded else frame_hash(self._frame.pixels), "late": shown.late})
 
     def __enter__(self) -> Self:
         return self

@@ -71,6 +71,7 @@ def _play_options(args: argparse.Namespace) -> Any:
     return PlayOptions(
         engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed, start=args.start,
         frames=args.frames, headless=args.headless, record=args.record, actions=args.actions, scale=args.scale,
+        watch=args.watch, reanchor=args.reanchor, late=args.late,
         hold=None if args.hold is None else tuple(filter(None, args.hold.split(","))))
 
 
@@ -108,6 +109,20 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     for name, value in report.items():
         shown = "  ".join(f"{k}: {_figure(v)}" for k, v in value.items()) if isinstance(value, dict) else _figure(value)
         print(f"{name:<28}{shown}")
+    return report
+
+
+def _replay(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos.replay import replay_log
+    report = replay_log(args.log, verify=args.verify, world=args.world, engine=args.engine, record=args.record,
+                        state=args.state)
+    cut = ", up to a last line that was cut off" if report["truncated"] else ""
+    if args.verify and report["difference"] is None:
+        print(f"{args.log}: all {report['frames']} frames are equal{cut}")
+    elif args.verify:
+        print(f"{args.log}: {report['difference']}")
+    else:
+        print(f"{args.log}: {report['frames']} frames played again{cut}")
     return report
 
 
@@ -191,6 +206,16 @@ def _engines(args: argparse.Namespace) -> dict[str, Any]:
             "unavailable": {s.name: s.reason for s in statuses if not s.available}}
 
 
+def _doctor(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos.doctor import doctor
+    report = doctor(tuple(args.worlds))
+    for check in report["checks"]:
+        print(f"{check['status']:<9}{check['name']:<20}{check['detail']}")
+        if check["advice"]:
+            print(f"{'':<29}-> {check['advice']}")
+    return report
+
+
 # -- parsing -------------------------------------------------------------------------------------------
 
 
@@ -228,6 +253,10 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--actions", metavar="F.ndjson", help="write a log of every input")
     play.add_argument("--hold", metavar="A,B", help="headless: hold these actions instead of random ones")
     play.add_argument("--scale", type=_whole(1), metavar="N", help="screen pixels per pixel (default: about 800 wide)")
+    play.add_argument("--late", choices=("slow", "repeat", "degrade"), default="slow",
+                      help="when a frame is late: slow the game down, let the old picture stand, or also skip decoding")
+    play.add_argument("--watch", action="store_true", help="say where the dream drifts or the engine errs")
+    play.add_argument("--reanchor", action="store_true", help="watch, and start over at an alarm")
 
     profile = verb("profile", _profile, "say where the milliseconds of a frame go",
                    "dreamloop profile doom-arena --trace trace.json --plot profile.png")
@@ -248,6 +277,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--strip", metavar="F.png", help="write a strip of pictures, game over dream")
     evaluate.add_argument("--video", metavar="F.mp4", help="write game and dream side by side")
 
+    replay = verb("replay", _replay, "play an action log again, and say where a frame differs",
+                  "dreamloop replay log.ndjson --verify")
+    replay.add_argument("log", metavar="LOG", help="written by `dreamloop play --actions`")
+    replay.add_argument("--verify", action="store_true", help="compare every frame; status 1 where one differs")
+    replay.add_argument("--world", metavar="WORLD", help="the log's world, where it is not one of the zoo")
+    replay.add_argument("--engine", metavar="E", help="another engine than the log's; frames may then differ")
+    replay.add_argument("--state", metavar="F", help="the state file that was loaded, where one was")
+    replay.add_argument("--record", metavar="F.mp4", help="write the frames to a video")
+
     record = verb("record", _record, "record a real game", "dreamloop record doom-arena recordings/arena")
     record.add_argument("game", metavar="GAME", help="name of the game")
     record.add_argument("out", metavar="OUT", help="folder to write to")
@@ -264,11 +302,14 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("worlds", _worlds, "list the worlds that came with the package", "dreamloop worlds")
     verb("engines", _engines, "list the engines, and why one cannot run", "dreamloop engines")
+    doctor = verb("doctor", _doctor, "check the machine, the engines, the display and the worlds", "dreamloop doctor")
+    doctor.add_argument("worlds", nargs="*", metavar="WORLD", help="folders of worlds to check, besides the zoo's")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status: 2 for what the user can put right, 1 for a replay that
+    differs or a doctor that found a problem."""
     args = _parser().parse_args(argv)
     try:
         report = args.run(args)
@@ -279,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     if args.json:
         print(json.dumps(report), flush=True)
-    return 0
+    return 0 if report.get("equal", True) and report.get("ok", True) else 1
 
 
 if __name__ == "__main__":

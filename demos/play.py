@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import sys
 from array import array
@@ -26,6 +27,7 @@ from dreamloop.demos.scripted import ScriptedSource
 from dreamloop.demos.sinks import NoSink, Sinks, VideoSink
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World
+from dreamloop.runtime.drift import DriftMonitor
 from dreamloop.runtime.engines import choice_of
 from dreamloop.runtime.loop import FrameLoop, Sink, Source
 from dreamloop.runtime.profiler import Profiler, percentiles
@@ -41,7 +43,8 @@ class PlayOptions:
     """How to play. start: index of a start frame or the path of an image; frames: None plays until
     the player leaves (without a window: 600 frames, or ten seconds of them where it is paced);
     record: an .mp4 file; actions: an .ndjson file; hold: action names that scripted input holds;
-    scale: screen pixels per pixel of the frame."""
+    scale: screen pixels per pixel of the frame; watch: say where the dream drifts or the engine errs;
+    reanchor: and start over then; late: the contract of the frame loop."""
 
     engine: str = "auto"
     precision: str | None = None
@@ -54,6 +57,9 @@ class PlayOptions:
     actions: str | None = None
     hold: tuple[str, ...] | None = None
     scale: int | None = None
+    watch: bool = False
+    reanchor: bool = False
+    late: str = "slow"
 
 
 def peak_rss_mb() -> float:
@@ -66,18 +72,17 @@ def peak_rss_mb() -> float:
 def _start(text: str, world: World) -> int | np.ndarray:
     if text.isascii() and text.isdigit():
         return int(text)
-    return _player().load_image(text, world.spec)
+    return player().load_image(text, world.spec)
 
 
-def _player() -> ModuleType:
+def player() -> ModuleType:
     """The module with the window, without pygame's greeting; says what to install if it cannot be had."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
-        from dreamloop.demos import player
+        return importlib.import_module("dreamloop.demos.player")
     except ImportError as error:
         raise DreamloopError(f"a window, and an image to start from, need pygame ({error}); "
                              "pip install pygame-ce") from error
-    return player
 
 
 def warm_up(session: Session, start: int | np.ndarray, frames: int = WARMUP_FRAMES) -> None:
@@ -110,13 +115,13 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
         elif options.hold is not None:
             raise DreamloopError("--hold is scripted input: it needs --headless")
         else:
-            player = _player()
+            screen = player()
             try:
-                window = player.Window(world, start if isinstance(start, int) else -1, options.scale)
+                window = screen.Window(world, start if isinstance(start, int) else -1, options.scale)
                 stack.callback(window.close)
                 source = window
                 sinks.append(window)
-            except player.NoDisplay as error:
+            except screen.NoDisplay as error:
                 frames = frames or round(NO_DISPLAY_SECONDS * spec.fps)
                 record = record or f"dreamloop-{Path(world.name).name}.mp4"
                 say(f"{error}: playing {frames} frames of scripted input, written to {record}")
@@ -124,19 +129,24 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
             sinks.append(stack.enter_context(VideoSink(record, spec.frame_height, spec.frame_width, spec.fps)))
         warm_up(session, start)
         log = stack.enter_context(ActionLog(options.actions, session, start)) if options.actions else None
+        if log is not None:
+            sinks.append(log)
         sink: Sink = sinks[0] if len(sinks) == 1 else Sinks(*sinks) if sinks else NoSink()
-        loop = FrameLoop(session, source, sink, None if options.headless else 1000 / spec.fps, profiler=profiler)
+        monitor = DriftMonitor(session.engine, options.reanchor) if options.watch or options.reanchor else None
+        loop = FrameLoop(session, source, sink, None if options.headless else 1000 / spec.fps, options.late,
+                         profiler=profiler, monitor=monitor)
         if window is not None:
             window.attach(loop)
         sink.present(session.render())
-        made_ms, shown_ms = _run(loop, frames, log)
+        made_ms, shown_ms = _run(loop, frames, log, say)
         report = _report(session, loop, made_ms, shown_ms, paced=not options.headless)
     if record is not None:
         say(f"wrote {record}")
     return report
 
 
-def _run(loop: FrameLoop, frames: int | None, log: ActionLog | None) -> tuple[array[float], array[float]]:
+def _run(loop: FrameLoop, frames: int | None, log: ActionLog | None,
+         say: Callable[[str], None]) -> tuple[array[float], array[float]]:
     """Milliseconds that each frame took to make, and that lay between two of them."""
     made_ms, shown_ms = array("d"), array("d")
     gc.collect()
@@ -148,6 +158,8 @@ def _run(loop: FrameLoop, frames: int | None, log: ActionLog | None) -> tuple[ar
                 shown_ms.append(shown.interval_ms)
             if log is not None:
                 log.write(shown)
+            for alarm in shown.alarms:
+                say(f"alarm: {alarm}")
     finally:
         gc.unfreeze()
     return made_ms, shown_ms
@@ -162,6 +174,8 @@ def _report(session: Session, loop: FrameLoop, made_ms: array[float], shown_ms: 
     return {"world": session.world.name, "engine": session.engine.name, "precision": session.engine.precision,
             "frames": len(made_ms), "fps": _rounded(1000 * len(between) / sum(between) if between else None),
             **{name: _rounded(times[name]) for name in ("p50_ms", "p95_ms", "p99_ms")}, "late_frames": late,
+            "repeated_frames": loop.repeated_frames, "degraded_frames": loop.degraded_frames,
+            "held_frames": loop.held_frames, **({"alarms": len(loop.monitor.alarms)} if loop.monitor else {}),
             "peak_rss_mb": _rounded(peak_rss_mb()), "warmup_frames": WARMUP_FRAMES}
 
 

@@ -8,6 +8,7 @@ Importing this file imports pygame.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -23,13 +24,19 @@ from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
 from dreamloop.runtime.loop import Command, FrameLoop
 from dreamloop.runtime.profiler import percentiles
-from dreamloop.runtime.session import Frame
+from dreamloop.runtime.session import FaultError, Frame, Session
+from dreamloop.runtime.snapshot import Snapshot
 
 WINDOW_WIDTH = 800  # the default scale is the whole number that comes nearest to it
 BACKGROUND = (8, 8, 11)
 HINT_MS, TOAST_MS, STATS_EVERY_MS = 7000, 2500, 250
+REWIND_FRAMES = 2  # for each frame that Backspace is held: time runs back at this speed
+QUICK = "quick"  # the bookmark of F5 and F9
+SPLIT_GAP = 4  # pixels of the frame between the halves of a split picture
 MOUSE = {1: "left", 2: "middle", 3: "right"}
 COMMANDS = (("R", "Start again from the next start frame"), ("P", "Pause"), ("N", "One frame, while paused"),
+            ("Backspace", "Back in time, while held"), ("F5", "Save"), ("F9", "Load"),
+            ("B", "Split: the other half goes on without keys"),
             ("H", "This page"), ("F3", "Statistics"), ("F12", "Screenshot"), ("Esc", "Quit"))
 
 
@@ -58,21 +65,31 @@ def load_image(path: str | os.PathLike[str], spec: WorldSpec) -> np.ndarray:
     return pixels.reshape(spec.frame_height, spec.frame_width, 3).copy()
 
 
+def start_display() -> str:
+    """Start pygame's display and say what it is. Raises `NoDisplay` where there is none."""
+    asked = os.environ.get("SDL_VIDEODRIVER")
+    if sys.platform.startswith("linux") and not (asked or os.environ.get("DISPLAY")
+                                                 or os.environ.get("WAYLAND_DISPLAY")):
+        raise NoDisplay("no display here (neither DISPLAY nor WAYLAND_DISPLAY is set)")
+    if os.environ.get("DISPLAY") and asked in (None, "x11"):
+        # plain shared memory: SDL would draw with OpenGL, which a machine without a GPU emulates
+        os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
+    try:
+        pygame.display.init()
+        sizes = ", ".join(f"{width}x{height}" for width, height in pygame.display.get_desktop_sizes())
+        return f"{pygame.display.get_driver()} {sizes}".strip()
+    except pygame.error as error:
+        raise NoDisplay(f"no display here ({error})") from error
+
+
 class Window:
     """A resizable window. Raises `NoDisplay` where none can be opened."""
 
     def __init__(self, world: World, start: int = 0, scale: int | None = None) -> None:
         self.spec, self.world = world.spec, world
         self.width, self.height = self.spec.frame_width, self.spec.frame_height
-        asked = os.environ.get("SDL_VIDEODRIVER")
-        if sys.platform.startswith("linux") and not (asked or os.environ.get("DISPLAY")
-                                                     or os.environ.get("WAYLAND_DISPLAY")):
-            raise NoDisplay("no display here (neither DISPLAY nor WAYLAND_DISPLAY is set)")
-        if os.environ.get("DISPLAY") and asked in (None, "x11"):
-            # plain shared memory: SDL would draw with OpenGL, which a machine without a GPU emulates
-            os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
         try:
-            pygame.display.init()
+            start_display()
             pygame.font.init()
             screens = pygame.display.get_desktop_sizes()
             largest = min(screens[0][0] // self.width, screens[0][1] * 9 // 10 // self.height) if screens else 99
@@ -90,6 +107,9 @@ class Window:
         self._paused = self._help = self._statistics = False
         self._frame: Frame | None = None
         self._loop: FrameLoop | None = None
+        self._other: Session | None = None  # the other half of a split picture
+        self._other_pixels: np.ndarray | None = None
+        self._unsaved = False  # the bookmark has not been written to its file yet
         self._engine = ""
         self._hint_until = _milliseconds() + HINT_MS
         self._toast, self._toast_until = "", 0.0
@@ -114,13 +134,17 @@ class Window:
 
     def read(self) -> Command:
         """Take what happened since the last reading; a key pressed and let go in between counts."""
-        single, reset = False, False
+        single, reset, save, load = False, False, "", ""
         for event in pygame.event.get():
             if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
                 return Command(stop=True)
             if event.type == pygame.KEYDOWN:
                 single |= event.key == pygame.K_n and self._paused
                 reset |= event.key == pygame.K_r
+                if event.key == pygame.K_F5:
+                    save, self._unsaved = QUICK, True
+                elif event.key == pygame.K_F9 and self._can_load():
+                    load = QUICK
                 self._command_key(event.key)
                 self._press("key", event.key, self._buttons)
             elif event.type == pygame.KEYUP:
@@ -133,11 +157,15 @@ class Window:
                 self._down.clear()  # the release will go to another window
         if reset:
             self._start = (self._start + 1) % len(self.world.starts)
-            return Command(reset=self._start)
+            return Command(reset=self._start, save=save)
+        if load:
+            return Command(load=load, save=save)
+        if ("key", pygame.K_BACKSPACE) in self._down:
+            return Command(rewind=REWIND_FRAMES, save=save)
         if self._paused and not single:
-            return Command(advance=False)
+            return Command(advance=False, save=save)
         action, self._tapped = self.held() | self._tapped, set()
-        return Command(action)
+        return Command(action, save=save)
 
     def _press(self, kind: str, code: int, buttons: dict[int, list[str]]) -> None:
         self._down.add((kind, code))
@@ -155,6 +183,53 @@ class Window:
             self._statistics, self._rows_until = not self._statistics, 0.0
         elif key == pygame.K_F12:
             self._screenshot()
+        elif key == pygame.K_b:
+            self._split()
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def _state_path(self) -> Path:
+        """The file of F5 and F9, in the current folder."""
+        return Path(f"{self.world.name}-{QUICK}.safetensors")
+
+    def _write_state(self) -> None:
+        """Once the loop has taken the bookmark, write it to its file."""
+        if not (self._unsaved and self._loop and QUICK in self._loop.bookmarks):
+            return
+        self._unsaved = False
+        try:
+            self._loop.bookmarks[QUICK].save(self._state_path())
+            self._say(f"Saved {self._state_path()}")
+        except DreamloopError as error:
+            self._say(str(error))
+
+    def _can_load(self) -> bool:
+        """Whether there is a bookmark, of this game or from the file, that this session can go to."""
+        if self._loop is None:
+            return False
+        try:
+            snapshot = self._loop.bookmarks.get(QUICK) or Snapshot.load(self._state_path())
+            self._loop.session.check(snapshot)
+        except DreamloopError as error:
+            self._say(f"Nothing to load: {error}"[:200])
+            return False
+        self._loop.bookmarks[QUICK] = snapshot
+        self._say(f"Back at frame {snapshot.index}")
+        return True
+
+    def _split(self) -> None:
+        """Open or close the other half: a branch of the present that goes on without keys."""
+        if self._other is not None:
+            self._other.close()
+            self._other = self._other_pixels = None
+        elif self._loop is not None:
+            self._other = self._loop.session.branch()
+            self._other_pixels = self._other.render().pixels
+
+    def _step_other(self) -> None:
+        if self._other is not None:
+            with contextlib.suppress(FaultError):  # then its last good frame stays
+                self._other_pixels = self._other.step().pixels
 
     def _title(self) -> None:
         pygame.display.set_caption(f"{self.world.name} - dreamloop{' (paused)' if self._paused else ''}")
@@ -178,25 +253,39 @@ class Window:
 
     def present(self, frame: Frame) -> None:
         self._frame = frame
+        self._write_state()
+        self._step_other()
         self._draw()
 
     def hold(self) -> None:
+        self._write_state()
         self._draw()
 
     def close(self) -> None:
+        if self._other is not None:
+            self._split()
         pygame.display.quit()
 
     def _picture(self, pixels: np.ndarray) -> pygame.Surface:
-        return pygame.image.frombuffer(np.ascontiguousarray(pixels).data, (self.width, self.height), "RGB")
+        return pygame.image.frombuffer(np.ascontiguousarray(pixels).data, pixels.shape[1::-1], "RGB")
+
+    def _shown(self, frame: Frame) -> np.ndarray:
+        """What the window shows of a frame: itself, or beside the other half, (H, W or more, 3) uint8."""
+        if self._other_pixels is None:
+            return frame.pixels
+        gap = np.full((self.height, SPLIT_GAP, 3), BACKGROUND, np.uint8)
+        return np.concatenate([frame.pixels, gap, self._other_pixels], axis=1)
 
     def _draw(self) -> None:
         surface = pygame.display.get_surface()
         if self._frame is None or surface is None:
             return
-        scale = max(1, min(surface.get_width() // self.width, surface.get_height() // self.height))
-        place = pygame.Rect(0, 0, self.width * scale, self.height * scale)
+        pixels = self._shown(self._frame)
+        height, width, _ = pixels.shape
+        scale = max(1, min(surface.get_width() // width, surface.get_height() // height))
+        place = pygame.Rect(0, 0, width * scale, height * scale)
         place.center = surface.get_rect().center
-        picture = self._picture(self._frame.pixels).convert(surface)  # small: scaling then writes the screen's format
+        picture = self._picture(pixels).convert(surface)  # small: scaling then writes the screen's format
         if surface.get_rect().contains(place):
             if place.size != surface.get_size():
                 surface.fill(BACKGROUND)

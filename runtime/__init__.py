@@ -8,11 +8,16 @@
 
 from __future__ import annotations
 
+from dreamloop.runtime.batch import BatchedSession
 from dreamloop.runtime.clock import SystemClock
+from dreamloop.runtime.drift import Alarm, DriftMonitor
 from dreamloop.runtime.engines import Engine, State, engine_status, open_engine
+from dreamloop.runtime.history import HistoryError
 from dreamloop.runtime.loop import Command, FrameLoop, Presented
 from dreamloop.runtime.profiler import Profiler
-from dreamloop.runtime.session import Frame, Session, Snapshot
+from dreamloop.runtime.session import FaultError, Frame, Session
+from dreamloop.runtime.snapshot import Snapshot, StateError
 
-__all__ = ["Command", "Engine", "Frame", "FrameLoop", "Presented", "Profiler", "Session", "Snapshot", "State",
-           "SystemClock", "engine_status", "open_engine"]
+__all__ = ["Alarm", "BatchedSession", "Command", "DriftMonitor", "Engine", "FaultError", "Frame", "FrameLoop",
+           "HistoryError", "Presented", "Profiler", "Session", "Snapshot", "State", "StateError", "SystemClock",
+           "engine_status", "open_engine"]

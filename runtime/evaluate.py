@@ -209,19 +209,19 @@ def compare(engine: Engine, truths: list[Truth], dream: Dream, horizons: tuple[i
     does not reach: of the dream, of the autoencoder alone (`ceiling`), of the last primed frame held
     still (`copy_last`)."""
     errors = {name: np.full((len(truths), len(horizons)), np.nan) for name in ("dream", "ceiling", "copy_last")}
-    for episode, truth in enumerate(truths):
-        reached = [(i, h, real) for i, h in enumerate(horizons)
-                   if h <= dream.frames.shape[1] and (real := truth.at(h)) is not None]
-        held = truth.at(0)
-        assert held is not None
-        for i, horizon, real in reached:
-            errors["dream"][episode, i] = metrics.squared_error(dream.frames[episode, horizon - 1], real)
-            errors["copy_last"][episode, i] = metrics.squared_error(held, real)
-        for first in range(0, len(reached), 16):
-            part = reached[first : first + 16]
-            real_frames = np.stack([real for _, _, real in part])
-            coded = engine.decode(engine.encode(real_frames))
-            errors["ceiling"][episode, [i for i, _, _ in part]] = metrics.squared_error(coded, real_frames)
+    reached = [(e, i, real) for i, h in enumerate(horizons) for e, truth in enumerate(truths)
+               if h <= dream.frames.shape[1] and (real := truth.at(h)) is not None]
+    for episode, i, real in reached:
+        held = truths[episode].frames[PRIMED_FRAMES - 1]
+        errors["dream"][episode, i] = metrics.squared_error(dream.frames[episode, horizons[i] - 1], real)
+        errors["copy_last"][episode, i] = metrics.squared_error(held, real)
+    for first in range(0, len(reached), len(truths)):
+        part = reached[first : first + len(truths)]
+        # the batch of the dream, filled up where it is the last: some engines build a graph per batch size
+        real_frames = np.stack([part[min(i, len(part) - 1)][2] for i in range(len(truths))])
+        coded = engine.decode(engine.encode(real_frames))
+        for (episode, i, real), frame in zip(part, coded, strict=False):
+            errors["ceiling"][episode, i] = metrics.squared_error(frame, real)
     return errors
 
 

@@ -13,7 +13,12 @@ what then happens to the schedule is the contract `late`:
     repeat    the old frame stands for the missed deadlines (they are counted), and the next frame
               begins at the next one: the schedule never moves
 
-Neither makes up for lost time with a burst.
+    degrade   as repeat, and the frame after a late one is made but not decoded: the old picture
+              stands once more, and the time of decoding is won back. Never twice in a row
+
+None makes up for lost time with a burst. A frame that is not finite is never shown: the last
+good one is presented again and counted (`held_frames`). With a drift monitor its alarms are counted
+and, where it is told to re-anchor, the frame after an alarm starts over from a start frame.
 """
 
 from __future__ import annotations
@@ -21,29 +26,43 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.runtime.clock import Clock, SystemClock
+from dreamloop.runtime.drift import DriftMonitor
 from dreamloop.runtime.profiler import Profiler
-from dreamloop.runtime.session import Action, Frame, Session
+from dreamloop.runtime.session import Action, FaultError, Frame, Session
+from dreamloop.runtime.snapshot import Snapshot
 
-LATE = ("slow", "repeat")
+LATE = ("slow", "repeat", "degrade")
 RECENT_FRAMES = 240
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a source wants of the next frame. advance: False holds the picture (a pause); reset: a
-    start (see `Session.reset`) to begin again from; stop: leave the loop, make no frame."""
+    """What a source wants of the next frame. advance: False holds the picture (a pause); stop: leave
+    the loop, make no frame. save: a name to bookmark the present under, before the frame is made.
+
+    Instead of making a frame from the action, reset goes to a start (see `Session.reset`), rewind
+    goes that many frames back, as far as the history reaches, and load goes to a bookmark.
+    """
 
     action: Action = None
     advance: bool = True
     reset: int | np.ndarray | None = None
     stop: bool = False
+    rewind: int = 0
+    save: str = ""
+    load: str = ""
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it goes somewhere else instead of on to the next frame."""
+        return self.reset is not None or self.rewind > 0 or bool(self.load)
 
 
 class Source(Protocol):
@@ -72,6 +91,9 @@ class Presented:
     it was reset to, else None; made_ms: from reading the input to finished pixels; latency_ms: from
     reading the input to the return of `present`; interval_ms: since the presenting before it (0 for
     the first); late: missed its deadline; repeats: how many deadlines the frame before it stood for.
+    rewound: how many frames it went back, None where it did not; saved, loaded: names of bookmarks;
+    fault: why the frame before it was shown again instead of a new one; alarms: what the drift
+    monitor said of it.
     """
 
     id: int
@@ -84,13 +106,21 @@ class Presented:
     interval_ms: float
     late: bool
     repeats: int
+    rewound: int | None = None
+    saved: str = ""
+    loaded: str = ""
+    fault: str = ""
+    alarms: tuple[str, ...] = ()
+    degraded: bool = False
 
 
 class FrameLoop:
-    """budget_ms: time between two frames, None runs as fast as it can; recent: the last records."""
+    """budget_ms: time between two frames, None runs as fast as it can; recent: the last records;
+    bookmarks: what sources saved, by name."""
 
     def __init__(self, session: Session, source: Source, sink: Sink, budget_ms: float | None = None,
-                 late: str = "slow", clock: Clock | None = None, profiler: Profiler | None = None) -> None:
+                 late: str = "slow", clock: Clock | None = None, profiler: Profiler | None = None,
+                 monitor: DriftMonitor | None = None) -> None:
         if late not in LATE:
             raise DreamloopError(f"late={late!r} must be one of {', '.join(LATE)}")
         if budget_ms is not None and not budget_ms > 0:
@@ -98,9 +128,14 @@ class FrameLoop:
         self.session, self.source, self.sink = session, source, sink
         self.budget_ms, self.late = budget_ms, late
         self.clock: Clock = clock or SystemClock()
-        self.profiler = profiler
-        self.presented = self.late_frames = self.repeated_frames = 0
+        self.profiler, self.monitor = profiler, monitor
+        self.presented = self.late_frames = self.repeated_frames = self.held_frames = 0
+        self.degraded_frames = 0
+        self._win_back = False  # whether the next frame is to be degraded
+        self._anchor: int | None = None  # the start frame to go to next
         self.recent: deque[Presented] = deque(maxlen=RECENT_FRAMES)
+        self.bookmarks: dict[str, Snapshot] = {}
+        self._saved = ""
         self._inputs = 0
         self._last_present_s: float | None = None
         self._anchor_s, self._beat = 0.0, 0
@@ -124,42 +159,79 @@ class FrameLoop:
             self._inputs += 1
             if command.stop:
                 return
-            if command.reset is None and not command.advance:
+            if command.save:
+                self.bookmarks[command.save], self._saved = self.session.snapshot(), command.save
+            if not command.advance and not command.jumps:
                 self.sink.hold()
                 self._last_present_s = self.clock.now()
                 self._schedule(due, self._last_present_s)
             else:
+                if self._anchor is not None:
+                    command, self._anchor = replace(command, reset=self._anchor), None
                 yield self._make(command, due, began)
 
     def _make(self, command: Command, due: float, began: float) -> Presented:
         """One frame, from an input that has just been read to its presenting."""
         session, now = self.session, self.clock.now
-        vector = session.world.spec.actions.vector(command.action if command.reset is None else None)
+        vector = session.world.spec.actions.vector(None if command.jumps else command.action)
+        if command.load and command.load not in self.bookmarks:
+            raise DreamloopError(f"no bookmark {command.load[:100]!r} was saved")
         read = now()
-        if command.reset is None:
-            session.advance(vector)
+        rewound, frame, fault = None, None, ""
+        if command.reset is not None:
+            stage, frame = "reset", session.reset(command.reset)
+        elif command.load:
+            stage, frame = "load", session.restore(self.bookmarks[command.load])
+        elif command.rewind:
+            rewound = min(command.rewind, session.history_frames)
+            stage, frame = "rewind", session.rewind(rewound)
         else:
-            session.reset(command.reset)
+            stage = "dynamics"
+            try:
+                session.advance(vector)
+            except FaultError as error:  # the session stands at the last good frame
+                fault = str(error)
+                self.held_frames += 1
         stepped = now()
-        frame = session.render()
+        degraded, self._win_back = self._win_back and frame is None, False
+        if not degraded:
+            frame = frame or session.render()
         decoded = now()
-        self.sink.present(frame)
+        if frame is not None:
+            self.sink.present(frame)
+        else:
+            self.sink.hold()
         done = now()
         self.presented += 1
+        self.degraded_frames += degraded
         if self.profiler is not None:
-            step = "dynamics" if command.reset is None else "reset"
             times = (began, read, stepped, decoded, done)
-            for stage, start, stop in zip(("input", step, "decode", "present"), times, times[1:], strict=False):
-                self.profiler.add(self.presented, stage, start, stop)
+            for name, start, stop in zip(("input", stage, "decode", "present"), times, times[1:], strict=False):
+                self.profiler.add(self.presented, name, start, stop)
         late, repeats = self._schedule(due, done)
         self.late_frames += late
         self.repeated_frames += repeats
+        self._win_back = late and not degraded and self.late == "degrade"
         interval = 0.0 if self._last_present_s is None else done - self._last_present_s
         self._last_present_s = done
-        record = Presented(self.presented, frame.index, self._inputs, vector, command.reset,
-                           (decoded - began) * 1000, (done - began) * 1000, interval * 1000, late, repeats)
+        record = Presented(self.presented, session.index, self._inputs, vector, command.reset,
+                           (decoded - began) * 1000, (done - began) * 1000, interval * 1000, late, repeats,
+                           rewound, self._saved, command.load if stage == "load" else "", fault,
+                           self._watch(fault, command.jumps), degraded)
+        self._saved = ""
         self.recent.append(record)
         return record
+
+    def _watch(self, fault: str, jumped: bool) -> tuple[str, ...]:
+        """What the monitor says of the frame just presented; decides whether the next one re-anchors."""
+        if self.monitor is None:
+            return ()
+        if jumped:
+            self.monitor.forget()
+        alarms = self.monitor.fault(self.session, fault) if fault else self.monitor.observe(self.session)
+        if alarms and self.monitor.reanchor:
+            self._anchor = self.monitor.anchor()
+        return tuple(alarm.text for alarm in alarms)
 
     def _schedule(self, due: float, done: float) -> tuple[bool, int]:
         """Fix when the next frame is due, given when this one was done; returns (late, repeats)."""

@@ -3,10 +3,12 @@
     with Session("doom-arena", seed=7) as session:
         frame = session.step({"turn_left", "attack"})      # frame.index, frame.pixels (H, W, 3) uint8
         bookmark = session.snapshot()
+        session.rewind(frames=30)
         session.restore(bookmark)
 
 A step is two halves: `advance` runs the network once, `render` decodes what is there. Whatever is
-refused (an unknown action, a frame of the wrong size) is refused before anything changes.
+refused (an unknown action, a frame of the wrong size) is refused before anything changes. How the
+past is kept: history.py; how bookmarks share memory: slots.py; their files: snapshot.py.
 """
 
 from __future__ import annotations
@@ -21,11 +23,19 @@ from typing import Any, Self
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World, load_world
 from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import Engine, State
+from dreamloop.runtime.history import MAX_BYTES, History, Moment
+from dreamloop.runtime.slots import SharedSlots
+from dreamloop.runtime.snapshot import Snapshot
 
 Action = Iterable[str] | Mapping[str, float] | np.ndarray | None
+
+
+class FaultError(DreamloopError):
+    """The engine made a frame that is not finite; the session stays at the last good one."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +46,14 @@ class Frame:
     pixels: np.ndarray = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Everything that the next frames of a session follow from; immutable, restored any number of
-    times. world_hash and engine: what it belongs to; given: the start or primed image that was on
-    the screen, None where the frame was dreamed."""
-
-    world_hash: str
-    engine: Mapping[str, Any] = field(repr=False)
-    index: int
-    _state: State = field(repr=False)
-    _given: np.ndarray | None = field(repr=False)
-
-
 class Session:
     """One player. world: a `World`, a zoo name or a folder; engine: a name or an open `Engine`;
-    seed: key of the noise, 0 <= seed < 2^64; start: see `reset`."""
+    seed: key of the noise, 0 <= seed < 2^64; start: see `reset`; history_bytes: what `rewind` may
+    keep of the past."""
 
     def __init__(self, world: World | str | os.PathLike[str], engine: str | Engine = "auto",
                  precision: str | None = None, seed: int = 0, start: int | np.ndarray = 0,
-                 threads: int | None = None) -> None:
+                 threads: int | None = None, history_bytes: int = MAX_BYTES) -> None:
         self.world = world if isinstance(world, World) else load_world(world)
         if isinstance(engine, str):
             self.engine = open_engine(self.world, engine, precision, threads)
@@ -68,8 +66,10 @@ class Session:
             self.engine = engine
         self._state: State | None = None
         self._given: np.ndarray | None = None
+        self._history = History(history_bytes)
+        self._slots: SharedSlots  # of the ring of the one state that this session has, made by `reset`
         self._closed = False
-        self.seed = self._checked_seed(seed)
+        self.seed = checked_seed(seed)
         self.reset(start)
 
     # -- where it stands ---------------------------------------------------------------------------
@@ -83,6 +83,12 @@ class Session:
     def latent(self) -> np.ndarray:
         """z of the frame on the screen, a copy, (C, latent height, latent width) float32."""
         return self._live().latent[0].copy()
+
+    @property
+    def ring(self) -> Any:
+        """The live keys and values, (L, 2, 1, H, S * T_padded, D), the engine's own array: to look at,
+        not to keep, not to write to."""
+        return self._live().ring
 
     def _live(self) -> State:
         if self._closed or self._state is None:
@@ -99,12 +105,15 @@ class Session:
         """
         if self._closed:
             raise DreamloopError("the session is closed")
-        image = self._start_image(start)
-        self.seed = self.seed if seed is None else self._checked_seed(seed)
-        state = self.engine.new_state(1)
-        state.seed[:] = self.seed
-        state.latent[:] = self.engine.encode(image[None])
-        self._state, self._given = state, image
+        image = start_image(self.world, start)
+        seed = self.seed if seed is None else checked_seed(seed)
+        latent = self.engine.encode(image[None])
+        if self._state is None:
+            self._state = self.engine.new_state(1)
+            self._slots = SharedSlots(self.world.spec, self._state.ring)
+        empty = (None,) * self.world.spec.memory.slots
+        self._put(Moment(0, seed, latent[0], _read_only(image), empty))
+        self._history.begin(self._moment())
         return self.render()
 
     def prime(self, frames: np.ndarray, actions: Sequence[Action] | np.ndarray) -> Frame:
@@ -115,7 +124,7 @@ class Session:
         actions[t] is what was pressed while frames[t - 1] was on the screen, actions[0] is unused.
         """
         self._live()
-        images = self._checked_images(frames, "frames", 4)
+        images = checked_images(self.world.spec, frames, "frames", 4)
         if len(images) < 1 or len(actions) != len(images):
             raise DreamloopError(f"prime needs one action per frame, at least one: {len(images)} frames, "
                                  f"{len(actions)} actions")
@@ -124,8 +133,10 @@ class Session:
         state = self._live()
         for image, vector in zip(images[1:], vectors[1:], strict=True):
             self.engine.step(state, vector[None])
+            self._slots.written(self.index)
             state.latent[:] = self.engine.encode(image[None])
-        self._given = images[-1].copy()
+        self._given = _read_only(images[-1].copy())
+        self._history.begin(self._moment())  # real frames cannot be made again from actions
         return self.render()
 
     # -- playing -----------------------------------------------------------------------------------
@@ -142,10 +153,21 @@ class Session:
         return self.render(out)
 
     def advance(self, action: Action = None) -> None:
-        """The first half of `step`: one pass of the network, nothing decoded."""
-        vector = self.world.spec.actions.vector(action)
-        self.engine.step(self._live(), vector[None])
+        """The first half of `step`: one pass of the network, nothing decoded. Raises `FaultError`
+        instead of going on to a frame that is not finite."""
+        state, vector = self._live(), self.world.spec.actions.vector(action)
+        frame, latent = state.frame.copy(), state.latent.copy()
+        self.engine.step(state, vector[None])
+        if not np.isfinite(state.latent).all():
+            # what lay in the slot before is not missed: this frame would not have read it, nor any later one
+            self._slots.clear(int(frame[0]) + 1)
+            self._slots.doubt()
+            state.frame, state.latent = frame, latent
+            raise FaultError(f"frame {int(frame[0]) + 1} is not finite; frame {int(frame[0])} stays")
         self._given = None
+        self._slots.written(self.index)
+        if self._history.note(vector):
+            self._history.mark(self._moment())
 
     def render(self, out: np.ndarray | None = None) -> Frame:
         """The second half of `step`: the frame on the screen, decoded afresh; changes nothing."""
@@ -161,34 +183,84 @@ class Session:
             pixels = out
         return Frame(int(state.frame[0]), pixels)
 
-    # -- bookmarks ---------------------------------------------------------------------------------
+    # -- going back --------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """A copy of everything that the next frames follow from (one copy of the ring)."""
-        state = self._live().copy()
-        for array in (state.ring, state.latent, state.frame, state.seed):
-            if isinstance(array, np.ndarray):
-                array.setflags(write=False)
-        return Snapshot(self.world.hash, self.engine.describe(), int(state.frame[0]), state, self._given)
+        """Everything that the next frames follow from, and the past. Light: it shares all that has
+        not changed since the moment before it."""
+        moment = self._moment()
+        return Snapshot(self.world.hash, self.engine.describe(), moment, self._history.timeline())
 
     def restore(self, snapshot: Snapshot) -> Frame:
-        """Go back to a snapshot of this world on this engine, and show its frame again."""
+        """Go to a snapshot of this world on this engine, with its past, and show its frame again."""
+        self.check(snapshot)
+        self._put(snapshot.moment)
+        self._history.follow(snapshot.timeline)
+        return self.render()
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise a `DreamloopError` that says why this session cannot `restore` a snapshot."""
         self._live()
         if snapshot.world_hash != self.world.hash:
             raise DreamloopError(f"the snapshot is of world {snapshot.world_hash[:12]}, "
                                  f"this session plays {self.world.name} ({self.world.hash[:12]})")
         if snapshot.engine != self.engine.describe():
-            raise DreamloopError(f"the snapshot was made on {snapshot.engine}, this session runs on "
+            raise DreamloopError(f"the snapshot was made on {str(dict(snapshot.engine))[:300]}, this session runs on "
                                  f"{self.engine.describe()}")
-        self._state, self._given = snapshot._state.copy(), snapshot._given
-        self.seed = int(self._state.seed[0])
+        moment = snapshot.moment
+        if moment.latent.shape != self.world.spec.latent_shape:
+            raise DreamloopError(f"the snapshot's latent is {moment.latent.shape}, expected "
+                                 f"{self.world.spec.latent_shape}")
+        if moment.given is not None:
+            checked_images(self.world.spec, moment.given, "the snapshot's picture", 3)
+        self._slots.check(moment.parts, moment.index)
+
+    @property
+    def history_frames(self) -> int:
+        """How many frames `rewind` can go back now."""
+        return self.index - self._history.oldest
+
+    def rewind(self, frames: int) -> Frame:
+        """Go `frames` frames back on this timeline and show that frame again; what came after it is
+        forgotten. Raises `HistoryError` for more than `history_frames`."""
+        self._live()
+        try:
+            frames = operator.index(frames)
+        except TypeError:
+            raise DreamloopError(f"frames={frames!r} must be a whole number") from None
+        if frames < 0:
+            raise DreamloopError(f"frames={frames} must be 0 or more")
+        if frames:
+            timeline, actions = self._history.back_to(self.index - frames)
+            self._put(timeline.marks[-1].moment)
+            self._history.follow(timeline)
+            for action in actions:
+                self.advance(action)
         return self.render()
+
+    def branch(self) -> Session:
+        """Another session on the same engine that stands where this one does and goes its own way."""
+        other = Session(self.world, self.engine, seed=self.seed, history_bytes=self._history.max_bytes)
+        other.restore(self.snapshot())
+        return other
+
+    def _moment(self) -> Moment:
+        state = self._live()
+        return Moment(self.index, self.seed, _read_only(state.latent[0].copy()), self._given, self._slots.freeze())
+
+    def _put(self, moment: Moment) -> None:
+        state = self._live()
+        self._slots.put(moment.parts)
+        state.latent, state.frame = moment.latent[None].copy(), np.array([moment.index], np.int64)
+        state.seed = np.array([moment.seed], np.uint64)
+        self._given, self.seed = moment.given, moment.seed
 
     # -- leaving -----------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go of the state; a second call does nothing."""
         self._closed, self._state, self._given = True, None, None
+        self._history = History()
 
     def __enter__(self) -> Self:
         return self
@@ -199,40 +271,49 @@ class Session:
 
     # -- checks ------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _checked_seed(seed: int) -> int:
-        if not 0 <= seed < 1 << 64:
-            raise DreamloopError(f"seed={seed} must be 0 or more, below 2^64")
-        return int(seed)
-
-    def _start_image(self, start: int | np.ndarray) -> np.ndarray:
-        if isinstance(start, np.ndarray) and start.ndim > 0:
-            return self._checked_images(start, "start", 3).copy()
-        try:
-            index = operator.index(start)
-        except TypeError:
-            raise DreamloopError(f"start={start!r} must be the index of a start frame or an image "
-                                 "(H, W, 3) uint8") from None
-        count = len(self.world.starts)
-        if not 0 <= index < count:
-            raise DreamloopError(f"start={index}: world {self.world.name} has the start frames 0 to {count - 1}")
-        return np.array(self.world.starts[index])
-
-    def _checked_images(self, images: np.ndarray, name: str, dimensions: int) -> np.ndarray:
-        spec = self.world.spec
-        frame = (spec.frame_height, spec.frame_width, 3)
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != dimensions \
-                or images.shape[-3:] != frame:
-            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-            wanted = frame if dimensions == 3 else ("n", *frame)
-            raise DreamloopError(f"{name} is {found}, expected uint8 ({', '.join(map(str, wanted))})")
-        return images
-
     def _check_out(self, out: np.ndarray | None) -> None:
         if out is not None:
-            self._checked_images(out, "out", 3)
+            checked_images(self.world.spec, out, "out", 3)
             if not out.flags.writeable:
                 raise DreamloopError("out is read-only; a frame cannot be written to it")
+
+
+def checked_seed(seed: int) -> int:
+    """A seed that noise can be keyed with; raises `DreamloopError`."""
+    if not 0 <= seed < 1 << 64:
+        raise DreamloopError(f"seed={seed} must be 0 or more, below 2^64")
+    return int(seed)
+
+
+def start_image(world: World, start: int | np.ndarray) -> np.ndarray:
+    """The image that `start` (see `Session.reset`) means, a copy, (H, W, 3) uint8."""
+    if isinstance(start, np.ndarray) and start.ndim > 0:
+        return checked_images(world.spec, start, "start", 3).copy()
+    try:
+        index = operator.index(start)
+    except TypeError:
+        raise DreamloopError(f"start={start!r} must be the index of a start frame or an image "
+                             "(H, W, 3) uint8") from None
+    count = len(world.starts)
+    if not 0 <= index < count:
+        raise DreamloopError(f"start={index}: world {world.name} has the start frames 0 to {count - 1}")
+    return np.array(world.starts[index])
+
+
+def checked_images(spec: WorldSpec, images: np.ndarray, name: str, dimensions: int) -> np.ndarray:
+    """Frames of the world's size, (..., H, W, 3) uint8, or a `DreamloopError` that says what they are."""
+    frame = (spec.frame_height, spec.frame_width, 3)
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != dimensions \
+            or images.shape[-3:] != frame:
+        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        wanted = frame if dimensions == 3 else ("n", *frame)
+        raise DreamloopError(f"{name} is {found}, expected uint8 ({', '.join(map(str, wanted))})")
+    return images
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
 
 
 def _rows_of_pixels(out: np.ndarray) -> bool:

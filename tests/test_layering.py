@@ -50,6 +50,8 @@ TABLE = (
           names(f"{TRAINING}.games {NETWORKS} torch av skimage matplotlib rich safetensors")),
     Layer("runtime", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),
           names("torch onnx onnxruntime av skimage matplotlib rich safetensors")),
+    Layer("demos/environment.py", names("dreamloop numpy gymnasium"), names("pygame")),  # a Gymnasium class is one
+    Layer("demos/agent.py", names("dreamloop numpy gymnasium")),
     Layer("demos", names("dreamloop numpy rich av pygame matplotlib"),
           names("torch vizdoom gymnasium onnx onnxruntime")))
 

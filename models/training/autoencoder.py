@@ -152,9 +152,10 @@ def _encode(run: Run, spec: WorldSpec, data: Recording, path: Path) -> None:
         for episode, length in enumerate(map(int, data.lengths)):
             for first in range(0, length, 64):
                 frames = torch.from_numpy(data.frames(episode, first, 64)).to(run.device)
-                latents.append(net.encode(frames).half().cpu().numpy())
+                # contiguous: a channels-last array would be written to the file in its own order
+                latents.append(np.ascontiguousarray(net.encode(frames).half().cpu().numpy()))
             shown = np.pad(data.objects(episode, 0, length), pad)
             objects.append(shown.reshape(length, spec.latent_height, cell, spec.latent_width, cell).any((2, 4)))
     partial = path.with_suffix(".partial")
-    save_file({"latents": np.concatenate(latents), "objects": np.concatenate(objects)}, partial)
+    save_file({"latents": np.ascontiguousarray(np.concatenate(latents)), "objects": np.concatenate(objects)}, partial)
     partial.replace(path)

@@ -44,8 +44,8 @@ class DynamicsTraining:
     history_noise: float = 0.5
     history_noise_share: float = 0.7
     history_noise_told: float = 0.5  # how often the level is given as condition; at play it is not
-    recycle_from: float = 0.3
-    recycle_share: float = 0.5
+    recycle_from: float = 0.5
+    recycle_share: float = 0.3
     object_weight: float = 3.0
     ema_decay: float = 0.998
 
@@ -53,13 +53,13 @@ class DynamicsTraining:
 @dataclass(frozen=True)
 class SelfRolloutTraining:
     clip_frames: int = 40
-    batch_clips: int = 6
-    learning_rate: float = 5e-4
-    matrix_learning_rate: float = 5e-3
+    batch_clips: int = 4
+    learning_rate: float = 1e-3
+    matrix_learning_rate: float = 1e-2
     real_frames: int = 8
     shortest_rollout: int = 4
     parallel_share: float = 0.25  # of the batches are those of the stage before
-    ema_decay: float = 0.995
+    ema_decay: float = 0.997
 
 
 def optimizers_for(net: Dynamics, learning_rate: float, matrix_learning_rate: float) -> list[torch.optim.Optimizer]:

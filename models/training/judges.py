@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STAGE = "judges"
 CLIP_FRAMES = 32
 BATCH_CLIPS = 6
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 3e-3
 MEASURED_FRAMES = 256  # of each held-out episode, at most
 
 

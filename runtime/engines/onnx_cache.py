@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from dreamloop.models.core.world import World
 from dreamloop.runtime.engines import onnx_graph

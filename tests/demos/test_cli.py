@@ -162,7 +162,7 @@ def test_a_failed_recording_leaves_nothing_behind(folder: Path, tmp_path: Path) 
 
 
 def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("play", "profile", "evaluate", "record", "train", "worlds", "engines"):
+    for verb in ("play", "profile", "evaluate", "replay", "record", "train", "worlds", "engines", "doctor"):
         with pytest.raises(SystemExit) as left:
             main([verb, "--help"])
         assert left.value.code == 0

@@ -172,6 +172,97 @@ def test_statistics_follow_a_real_game(window: Window, world: World) -> None:
     assert figures["late frames"] == f"{loop.late_frames} of 5"
 
 
+# -- time --------------------------------------------------------------------------------------------
+
+
+class Played:
+    """A window around a real session, one command at a time."""
+
+    def __init__(self, window: Window, world: World) -> None:
+        self.window, self.session = window, Session(world, threads=1)
+        self.loop = FrameLoop(self.session, window, window)
+        window.attach(self.loop)
+        window._hint_until = 0
+
+    def run(self, frames: int) -> None:
+        self.loop.run(frames)
+
+
+@pytest.fixture
+def played(window: Window, world: World) -> Iterator[Played]:
+    played = Played(window, world)
+    yield played
+    played.session.close()
+
+
+def test_backspace_goes_back_while_it_is_held(played: Played) -> None:
+    played.run(10)
+    shown = played.session.render().pixels
+    played.run(4)
+    down("K_BACKSPACE")
+    played.run(2)
+    assert played.session.index == 10 and (played.session.render().pixels == shown).all()
+    played.run(20)
+    assert played.session.index == 0  # no further than the start
+    up("K_BACKSPACE")
+    played.run(3)
+    assert played.session.index == 3
+
+
+def test_backspace_goes_back_in_a_pause_too(played: Played) -> None:
+    played.run(6)
+    down("K_p", "K_BACKSPACE")
+    played.run(1)
+    assert played.session.index == 4
+
+
+def test_f5_and_f9_save_and_load(played: Played, tmp_path: Path) -> None:
+    played.run(5)
+    shown = played.session.render().pixels
+    down("K_F5")
+    played.run(6)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-quick.safetensors"]
+    down("K_F9")
+    played.run(1)
+    assert played.session.index == 5 and (played.session.render().pixels == shown).all()
+
+
+def test_f9_loads_the_file_of_an_earlier_game(played: Played, world: World) -> None:
+    with Session(world, threads=1) as earlier:
+        for _ in range(7):
+            earlier.step({"attack"})
+        earlier.snapshot().save("tiny-quick.safetensors")
+        down("K_F9")
+        played.run(1)
+        assert played.session.index == 7 and (played.session.render().pixels == earlier.render().pixels).all()
+
+
+@pytest.mark.parametrize("content", [None, b"no state at all"])
+def test_f9_without_a_good_file_says_so_and_the_game_goes_on(played: Played, content: bytes | None) -> None:
+    if content is not None:
+        Path("tiny-quick.safetensors").write_bytes(content)
+    played.run(3)
+    down("K_F9")
+    played.run(1)
+    assert played.session.index == 4 and "tiny-quick" in played.window._toast
+
+
+def test_b_shows_a_branch_beside_the_game_until_it_is_pressed_again(played: Played, world: World) -> None:
+    pygame.display.set_mode((2 * 48 + 4, 32), pygame.RESIZABLE)
+    played.run(4)
+    with played.session.branch() as alone:
+        down("K_b", "K_LEFT")
+        played.run(1)
+        for count in range(3):
+            assert (screen()[:, :48] == played.session.render().pixels).all()
+            assert (screen()[:, 52:] == alone.step().pixels).all(), count
+            played.run(1)
+    assert (screen()[:, :48] != screen()[:, 52:]).any()
+    down("K_b")
+    played.run(1)
+    assert (screen()[:, 26:74] == played.session.render().pixels).all()
+
+
 def test_no_display_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)

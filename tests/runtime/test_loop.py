@@ -132,6 +132,38 @@ def test_repeat_keeps_the_beat_and_counts_every_missed_deadline(world: World, wo
     assert loop.repeated_frames == sum(r.repeats for r in records) == round(beats[-1]) - len(work)
 
 
+@settings(deadline=None, max_examples=100)
+@given(work=WORK)
+def test_degrade_leaves_out_the_decoding_after_a_late_frame_and_never_twice_in_a_row(world: World,
+                                                                                    work: list[float]) -> None:
+    """Decoding takes a quarter of the budget: a frame that leaves it out is that much shorter."""
+    clock = FakeClock()
+    engine = TimedEngine(world, clock, [share * BUDGET_MS / 1000 for share in work], decode_s=BUDGET_MS / 4000)
+    source, screen = Script(clock), Screen(clock)
+    session = Session(world, engine)
+    loop = FrameLoop(session, source, screen, BUDGET_MS, "degrade", clock)
+    records = list(loop.frames(len(work)))
+    expected = False
+    for record, share in zip(records, work, strict=True):
+        assert record.degraded == expected
+        cost = share + (0 if record.degraded else 0.25)
+        assert record.made_ms == pytest.approx(cost * BUDGET_MS) and record.late == (cost > 1 + 1e-9)
+        expected = record.late and not record.degraded
+    assert [r.index for r in records] == list(range(1, len(work) + 1))  # the world misses no frame
+    assert len(screen.frames) + screen.holds == len(work) and screen.holds == loop.degraded_frames
+    beats = (np.array(source.read_s) - source.read_s[0]) * 1000 / BUDGET_MS
+    assert beats == pytest.approx(np.rint(beats), abs=1e-6)
+
+
+def test_a_jump_is_always_shown(world: World) -> None:
+    clock = FakeClock()
+    source, screen = Script(clock, [Command(), Command(reset=1), Command()]), Screen(clock)
+    session = Session(world, TimedEngine(world, clock, [0.05, 0.0]))
+    records = list(FrameLoop(session, source, screen, BUDGET_MS, "degrade", clock).frames(3))
+    assert [r.late for r in records] == [True, False, False] and not any(r.degraded for r in records)
+    assert (screen.frames[1].pixels == world.starts[1]).all()
+
+
 def test_without_a_budget_nothing_waits_and_nothing_is_late(world: World) -> None:
     records, source, _, loop = run(world, [0.1, 5.0, 0.1], budget_ms=None)
     assert np.diff(source.read_s) * 1000 == pytest.approx([2.0, 100.0])
@@ -188,7 +220,7 @@ def test_stages_of_a_frame_meet_end_to_end(world: World) -> None:
     assert profiler.summary()["dynamics"]["p50_ms"] == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize("options", [{"late": "degrade"}, {"budget_ms": 0.0}, {"budget_ms": float("nan")}])
+@pytest.mark.parametrize("options", [{"late": "later"}, {"budget_ms": 0.0}, {"budget_ms": float("nan")}])
 def test_an_impossible_contract_is_refused(world: World, options: dict[str, object]) -> None:
     clock = FakeClock()
     with pytest.raises(DreamloopError, match=next(iter(options))):

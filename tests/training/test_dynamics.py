@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from worlds import tiny_spec
+
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.dynamics import (
     ClipTrainer,
@@ -16,7 +18,6 @@ from dreamloop.models.training.dynamics import (
     optimizers_for,
 )
 from dreamloop.models.training.run import Run
-from worlds import tiny_spec
 
 FRAMES = 24
 

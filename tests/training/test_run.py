@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.training import run as runs
 from dreamloop.models.training.run import GateError, Run, train_stage
-from torch import Tensor, nn
 
 
 class Stopped(Exception):

@@ -29,8 +29,8 @@ DOOM_ARENA = Recipe(
     ),
     record_frames=100_000,
     held_out_frames=12_000,
-    minutes=110.0,
-    shares={"autoencoder": 0.28, "dynamics": 0.47, "self_rollout": 0.20, "judges": 0.05},
+    minutes=100.0,
+    shares={"autoencoder": 0.308, "dynamics": 0.40, "self_rollout": 0.25, "judges": 0.042},
     gates={"autoencoder.psnr": 26.0, "autoencoder.psnr_objects": 20.0,
            "dynamics.shuffle_ratio": 1.1, "self_rollout.shuffle_ratio": 1.1},
 )

@@ -1,0 +1,192 @@
+"""Dreamed worlds as Gymnasium environments, so that an agent can live in one.
+
+    import gymnasium
+    import dreamloop.demos.environment                      # registers the worlds of the zoo
+
+    environment = gymnasium.make("dreamloop/doom-arena-v0", render_mode="rgb_array")
+    many = gymnasium.make_vec("dreamloop/doom-arena-v0", num_envs=8)      # one pass of the network for all
+
+An observation is a frame, (H, W, 3) uint8; an action is one bit per button of the world, or, where it has
+axes, one number per control. A dream knows neither score nor end: `reward` is a function of what was seen,
+by default nothing, and an episode ends when `max_episode_steps` says so (`gymnasium.make` takes it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import ActionSpec
+from dreamloop.models.core.world import World, zoo_names
+from dreamloop.runtime.batch import BatchedSession
+from dreamloop.runtime.session import Session
+
+MAX_EPISODE_STEPS = 2100  # a minute at 35 frames a second
+Reward = Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # (frame before, action, frame after)
+
+
+def action_space(actions: ActionSpec) -> spaces.Space[Any]:
+    """One bit per button; with axes, one number per control in the order of `ActionSpec.names`."""
+    if not actions.axes:
+        return spaces.MultiBinary(actions.size)
+    limits = np.array([1.0] * len(actions.buttons) + [axis.limit for axis in actions.axes], np.float32)
+    lowest = np.array([0.0] * len(actions.buttons) + [-axis.limit for axis in actions.axes], np.float32)
+    return spaces.Box(lowest, limits, dtype=np.float32)
+
+
+def _spaces(world: World) -> tuple[spaces.Box, spaces.Space[Any]]:
+    spec = world.spec
+    return spaces.Box(0, 255, (spec.frame_height, spec.frame_width, 3), np.uint8), action_space(spec.actions)
+
+
+def _start(random: np.random.Generator, world: World, options: dict[str, Any] | None) -> tuple[int, Any]:
+    """(seed of the noise, start) of an episode; options may name the start: an index or an image."""
+    seed = int(random.integers(0, 1 << 63))
+    start = int(random.integers(len(world.starts)))
+    return seed, (options or {}).get("start", start)
+
+
+class DreamEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One dream. world: a `World`, a zoo name or a folder; engine, precision, threads: see `Session`."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 35}  # noqa: RUF012  as its base
+
+    def __init__(self, world: World | str, render_mode: str | None = None, engine: str = "auto",
+                 precision: str | None = None, threads: int | None = None, reward: Reward | None = None) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise DreamloopError(f"render_mode={render_mode!r} must be one of rgb_array, human")
+        self.session = Session(world, engine, precision, threads=threads)
+        self.world, self.render_mode, self.reward = self.session.world, render_mode, reward
+        self.metadata = {**self.metadata, "render_fps": round(self.world.spec.fps)}
+        self.observation_space, self.action_space = _spaces(self.world)
+        self._frame = self.session.render().pixels
+        self._window: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None
+              ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        noise, start = _start(self.np_random, self.world, options)
+        self._frame = self.session.reset(start, seed=noise).pixels
+        self._show()
+        return self._frame.copy(), {"frame": 0}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        before, shown = self._frame, self.session.step(np.asarray(action, np.float32))
+        self._frame = shown.pixels
+        reward = 0.0 if self.reward is None else float(self.reward(before, action, self._frame))
+        self._show()
+        return self._frame.copy(), reward, False, False, {"frame": shown.index}
+
+    def render(self) -> Any:
+        if self.render_mode == "rgb_array":
+            return self._frame.copy()
+        self._show()
+        return None
+
+    def _show(self) -> None:
+        """Render mode `human`: every frame in a window, at the world's pace."""
+        if self.render_mode != "human":
+            return
+        import pygame
+        spec = self.world.spec
+        if self._window is None:
+            pygame.display.init()
+            scale = max(1, 640 // spec.frame_width)
+            self._window = pygame.display.set_mode((spec.frame_width * scale, spec.frame_height * scale))
+            self._clock = pygame.time.Clock()
+        pygame.event.pump()
+        picture = pygame.image.frombuffer(self._frame.tobytes(), (spec.frame_width, spec.frame_height), "RGB")
+        pygame.transform.scale(picture.convert(self._window), self._window.get_size(), self._window)
+        pygame.display.flip()
+        self._clock.tick(spec.fps)
+
+    def close(self) -> None:
+        self.session.close()
+        if self._window is not None:
+            import pygame
+            pygame.display.quit()
+            self._window = None
+
+
+class DreamVectorEnvironment(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """B dreams that step together: one pass of the network makes the next frame of all."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"],  # noqa: RUF012  as its base has it
+                                "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(self, num_envs: int, world: World | str, render_mode: str | None = None, engine: str = "auto",
+                 precision: str | None = None, threads: int | None = None, reward: Reward | None = None,
+                 max_episode_steps: int = MAX_EPISODE_STEPS) -> None:
+        self.game = BatchedSession(world, num_envs, engine, precision, threads)
+        self.num_envs, self.world, self.render_mode, self.reward = num_envs, self.game.world, render_mode, reward
+        self.max_episode_steps = max_episode_steps
+        self.single_observation_space, self.single_action_space = _spaces(self.world)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        for _ in range(num_envs):
+            self.game.join()
+        self._randoms = [np.random.default_rng() for _ in range(num_envs)]
+        self._frames = self._observe()
+        self._ended = np.zeros(num_envs, bool)
+
+    def _observe(self) -> np.ndarray:
+        frames = self.game.render()
+        return np.stack([frames[seat].pixels for seat in range(self.num_envs)])
+
+    def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+              ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Every dream starts over. seed: one number, from which each dream gets its own, or one each."""
+        seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
+        for seat, own in enumerate(seeds):
+            if own is not None:
+                self._randoms[seat] = gymnasium.utils.seeding.np_random(own)[0]
+            self._begin(seat, options)
+        self._frames = self._observe()
+        self._ended = np.zeros(self.num_envs, bool)
+        return self._frames.copy(), {"frame": np.zeros(self.num_envs, np.int64)}
+
+    def _begin(self, seat: int, options: dict[str, Any] | None = None) -> None:
+        noise, start = _start(self._randoms[seat], self.world, options)
+        self.game.start(seat, noise, start)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Where an episode has ended the dream starts over instead, as Gymnasium's NEXT_STEP mode has it."""
+        vectors = np.asarray(actions, np.float32)
+        frames = self.game.step({seat: vectors[seat] for seat in range(self.num_envs)})
+        for seat in np.flatnonzero(self._ended):
+            self._begin(int(seat))
+        after = self._observe() if self._ended.any() else np.stack([frames[s].pixels for s in range(self.num_envs)])
+        rewards = np.zeros(self.num_envs)
+        if self.reward is not None:
+            rewards[:] = [0.0 if ended else self.reward(b, v, a) for ended, b, v, a in
+                          zip(self._ended, self._frames, vectors, after, strict=True)]
+        index = np.where(self._ended, 0, [frames[seat].index for seat in range(self.num_envs)])
+        self._frames, self._ended = after, index >= self.max_episode_steps
+        return after.copy(), rewards, np.zeros(self.num_envs, bool), self._ended.copy(), {"frame": index}
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        return tuple(self._frames.copy()) if self.render_mode == "rgb_array" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self.game.close()
+
+
+def register(name: str, world: str | None = None) -> str:
+    """Register a world, by default the one of the zoo with that name; returns the environment's id."""
+    identity = f"dreamloop/{name}-v0"
+    if identity not in gymnasium.registry:
+        module = "dreamloop.demos.environment"
+        gymnasium.register(identity, f"{module}:DreamEnvironment", kwargs={"world": world or name},
+                           vector_entry_point=f"{module}:DreamVectorEnvironment", max_episode_steps=MAX_EPISODE_STEPS)
+    return identity
+
+
+for _name in zoo_names():
+    register(_name)

@@ -1,0 +1,106 @@
+"""From the real game to a world that plays, at toy size, through the same pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec
+from dreamloop.models.core.world import load_world
+from dreamloop.models.networks.autoencoder import Autoencoder
+from dreamloop.models.networks.inverse_dynamics import load_judge
+from dreamloop.models.training import pipeline
+from dreamloop.models.training.autoencoder import AutoencoderTraining, encode_recording
+from dreamloop.models.training.data import Recording
+from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
+from dreamloop.models.training.packing import write_card
+from dreamloop.models.training.recipes import Recipe, recipe
+from dreamloop.models.training.run import GateError, Run
+from dreamloop.runtime import Session
+
+CLIP = 28
+ARENA = recipe("doom-arena")
+TOY = dataclasses.replace(
+    ARENA,
+    spec=dataclasses.replace(ARENA.spec, name="toy-arena",
+                             autoencoder=AutoencoderSpec(8, (16, 16, 16), (0, 0, 1), (0, 0, 1)),
+                             dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=64, patch=2),
+                             memory=MemorySpec(window_frames=6, dilated_frames=2, dilation=4)),
+    record_frames=120, held_out_frames=60, gates={},
+    shares={"autoencoder": 0.25, "dynamics": 0.25, "self_rollout": 0.25, "judges": 0.25},
+    autoencoder=AutoencoderTraining(batch_frames=4),
+    dynamics=DynamicsTraining(clip_frames=CLIP, batch_clips=2),
+    self_rollout=SelfRolloutTraining(clip_frames=CLIP, batch_clips=2, real_frames=4))
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler would take longer than all else here; what it makes is the same function."""
+    monkeypatch.setattr(Run, "compiled", lambda self, function: function)
+    torch.set_num_threads(1)
+
+
+def test_a_toy_world_is_made_resumed_packed_and_played(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    run_folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        def killed(*_: object) -> None:
+            raise Killed
+        patch.setattr(pipeline, "train_self_rollout", killed)
+        pipeline.train(TOY, minutes=0.3, device="cpu", run_folder=run_folder)
+    finished = json.loads((run_folder / "run.json").read_text())["stages"]
+    assert list(finished) == ["record", "autoencoder", "dynamics"]
+
+    with pytest.raises(DreamloopError, match="--resume"):
+        pipeline.train(TOY, minutes=0.3, device="cpu", run_folder=run_folder)
+    folder = pipeline.train(TOY, minutes=0.3, device="cpu", run_folder=run_folder, resume=True)
+    record = json.loads((run_folder / "run.json").read_text())
+    assert {name: record["stages"][name] for name in finished} == finished  # done once
+    assert list(record["stages"]) == ["record", "autoencoder", "dynamics", "self_rollout", "judges"]
+
+    world = load_world(folder)
+    assert world.spec == TOY.spec and "dreamloop train toy-arena --minutes 0.3" in world.card
+    assert load_judge(run_folder / "judges" / world.spec.game).spec.buttons == world.spec.actions.names
+    with Session(world, engine="onnxruntime") as session:
+        frames = [session.step({"turn_left"}).pixels for _ in range(3)]
+    assert all(frame.shape == (120, 160, 3) and frame.std() > 5 for frame in frames)
+    write_card(folder, world.spec, {"psnr": {"16": 17.25}})
+    assert "17.250" in load_world(folder).card and load_world(folder).hash == world.hash
+    stored_latents_are_what_the_encoder_gives(run_folder)
+
+
+def stored_latents_are_what_the_encoder_gives(run_folder: Path) -> None:
+    run = Run(run_folder, "toy-arena", "cpu", resume=True)
+    data = Recording(run_folder / "recording", "train")
+    clips = encode_recording(run, TOY.spec, "train", data, CLIP)
+    saved = run.load("autoencoder")
+    assert saved is not None
+    net = Autoencoder(TOY.spec)
+    net.load_state_dict(saved["average"])
+    with torch.no_grad():
+        fresh = net.encode(torch.from_numpy(data.frames(0, 5, 4))).numpy()
+    assert np.abs(clips.latents[0][5:9] - fresh).mean() < 0.05  # bfloat16 and float16 against float32
+    shown = data.objects(0, 5, 4)
+    assert (clips.objects[0][5:9].any((1, 2)) == shown.any((1, 2))).all()
+    row, column = (int(i[0]) for i in np.nonzero(shown[0]))
+    assert clips.objects[0][5][row // 16, column // 16]
+
+
+def test_a_stage_below_its_gate_stops_the_run_with_its_figure(tmp_path: Path) -> None:
+    strict: Recipe = dataclasses.replace(TOY, gates={"autoencoder.psnr": 60.0})
+    with pytest.raises(GateError, match=r"gate autoencoder.psnr: \d+\.\d+ is below 60.0"):
+        pipeline.train(strict, minutes=0.02, device="cpu", run_folder=tmp_path / "run")
+    assert list(json.loads((tmp_path / "run" / "run.json").read_text())["stages"]) == ["record"]
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(DreamloopError, match=r"unknown recipe 'doom'; known: doom-arena"):
+        pipeline.train("doom")
