@@ -211,7 +211,8 @@ uint8_t *pixels_of(const py::array &array, const std::vector<py::ssize_t> &shape
     return static_cast<uint8_t *>(const_cast<void *>(array.data()));
 }
 
-/* One world on the native engine. Calls release the interpreter's lock; a second thread that calls meanwhile is refused. */
+/* One world on the native engine. Calls release the interpreter's lock; a second thread that calls meanwhile is
+ * refused. */
 class NativeWorld {
 public:
     NativeWorld(const py::buffer &packed, int threads, const std::string &tier, const std::string &precision) {
@@ -230,23 +231,34 @@ public:
         return said;
     }
 
+    double measure_limit(const std::string &precision) {
+        const Busy busy(busy_);
+        double operations = 0;
+        check([&] { return dreamloop_measure_limit(world_, precision.c_str(), &operations); });
+        return operations;
+    }
+
     void pass(const py::array &ring, const py::array &previous, const py::array &x, const py::array &action,
               const py::array &condition, const py::array &cosine, const py::array &sine, const py::array &store_cosine,
-              const py::array &store_sine, const py::array &sink_cosine, const py::array &sink_sine, const py::array &slot,
-              const py::array &block_index, const py::array &block_count, const py::array &block_length, py::array &z) {
+              const py::array &store_sine, const py::array &sink_cosine, const py::array &sink_sine,
+              const py::array &slot, const py::array &block_index, const py::array &block_count,
+              const py::array &block_length, py::array &z) {
         const Busy busy(busy_);
         const auto &a = about_;
         if (previous.ndim() < 1 || previous.shape(0) < 1) refuse("previous has shape " + shape_of(previous));
-        const py::ssize_t b = previous.shape(0), half = a.head_size / 2, key_blocks = a.slots * (a.tokens_padded / a.block_tokens);
-        const std::vector<py::ssize_t> latent{b, a.latent_channels, a.latent_height, a.latent_width}, turn{b, a.tokens, half},
-            sinks{b, a.sink_frames, half};
+        const py::ssize_t b = previous.shape(0), half = a.head_size / 2,
+                          key_blocks = a.slots * (a.tokens_padded / a.block_tokens);
+        const std::vector<py::ssize_t> latent{b, a.latent_channels, a.latent_height, a.latent_width},
+            turn{b, a.tokens, half}, sinks{b, a.sink_frames, half};
         dreamloop_pass_inputs in{};
         in.batch = b;
         in.ring = floats(ring, "ring", {a.layers, 2, b, a.heads, a.slots * a.tokens_padded, a.head_size}, true);
         in.previous = floats(previous, "previous", latent), in.x = floats(x, "x", latent);
-        in.action = floats(action, "action", {b, a.actions}), in.condition = floats(condition, "condition", {b, a.actions + 24});
+        in.action = floats(action, "action", {b, a.actions}),
+        in.condition = floats(condition, "condition", {b, a.actions + 24});
         in.cosine = floats(cosine, "cos", turn), in.sine = floats(sine, "sin", turn);
-        in.store_cosine = floats(store_cosine, "store_cos", turn), in.store_sine = floats(store_sine, "store_sin", turn);
+        in.store_cosine = floats(store_cosine, "store_cos", turn),
+        in.store_sine = floats(store_sine, "store_sin", turn);
         in.sink_cosine = floats(sink_cosine, "sink_cos", sinks), in.sink_sine = floats(sink_sine, "sink_sin", sinks);
         float *to = floats(z, "z", latent, true);
         if (!slot.dtype().equal(py::dtype::of<int64_t>())) refuse("slot must be int64");
@@ -254,12 +266,14 @@ public:
         slots_.clear();
         for (py::ssize_t i = 0; i < b; i++) {
             slots_.push_back(*static_cast<const int64_t *>(slot.data(i)));
-            if (slots_.back() < 0 || slots_.back() >= a.slots) refuse("slot " + std::to_string(slots_.back()) + " is not one of the ring");
+            if (slots_.back() < 0 || slots_.back() >= a.slots)
+                refuse("slot " + std::to_string(slots_.back()) + " is not one of the ring");
         }
         for (const auto *other : {&ring, &previous, &x}) check_apart(z, *other, "an input");
         lists_.read(block_index, block_count, block_length, b, a.heads, a.tokens_padded / a.block_tokens, key_blocks);
         dreamloop_attention call{};
-        call.key_blocks = key_blocks, call.block_tokens = a.block_tokens, call.query_blocks = a.tokens_padded / a.block_tokens;
+        call.key_blocks = key_blocks, call.block_tokens = a.block_tokens,
+        call.query_blocks = a.tokens_padded / a.block_tokens;
         lists_.give(call);
         check_lists(call);
         in.slot = slots_.data(), in.block_index = call.block_index, in.block_count = call.block_count;
@@ -271,7 +285,8 @@ public:
     void decode(const py::array &latents, py::array &frames) {
         const Busy busy(busy_);
         const py::ssize_t count = latents.ndim() > 0 ? latents.shape(0) : 0;
-        const float *from = floats(latents, "latents", {count, about_.latent_channels, about_.latent_height, about_.latent_width});
+        const float *from =
+            floats(latents, "latents", {count, about_.latent_channels, about_.latent_height, about_.latent_width});
         uint8_t *to = pixels_of(frames, {count, about_.frame_height, about_.frame_width, 3}, true);
         const py::ssize_t size = about_.latent_channels * about_.latent_height * about_.latent_width;
         const py::ssize_t frame = frames.strides(0), row = frames.strides(1);
@@ -287,7 +302,8 @@ public:
         const Busy busy(busy_);
         const py::ssize_t count = frames.ndim() > 0 ? frames.shape(0) : 0;
         const uint8_t *from = pixels_of(frames, {count, about_.frame_height, about_.frame_width, 3}, false);
-        float *to = floats(latents, "latents", {count, about_.latent_channels, about_.latent_height, about_.latent_width}, true);
+        float *to = floats(latents, "latents",
+                           {count, about_.latent_channels, about_.latent_height, about_.latent_width}, true);
         const py::ssize_t size = about_.latent_channels * about_.latent_height * about_.latent_width;
         const py::ssize_t frame = frames.strides(0), row = frames.strides(1);
         check([&] {
@@ -303,7 +319,8 @@ private:
     struct Busy {
         bool &flag;
         explicit Busy(bool &f) : flag(f) {
-            if (flag) throw std::runtime_error("the engine is busy in another thread; one engine, one thread at a time");
+            if (flag)
+                throw std::runtime_error("the engine is busy in another thread; one engine, one thread at a time");
             flag = true;
         }
         ~Busy() { flag = false; }
@@ -341,6 +358,7 @@ PYBIND11_MODULE(_kernels, module) {
         .def(py::init<const py::buffer &, int, const std::string &, const std::string &>(), py::arg("packed"),
              py::arg("threads"), py::arg("tier"), py::arg("precision"))
         .def("describe", &NativeWorld::describe)
+        .def("measure_limit", &NativeWorld::measure_limit, py::arg("precision"))
         .def("step", &NativeWorld::pass, "One pass; the inputs of `PassInputs`, then the ring's lists, then z.")
         .def("decode", &NativeWorld::decode, py::arg("latents"), py::arg("frames"))
         .def("encode", &NativeWorld::encode, py::arg("frames"), py::arg("latents"));

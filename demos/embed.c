@@ -51,13 +51,14 @@ static void write_picture(const char *path, const uint8_t *pixels, const dreamlo
 
 int main(int argc, char **argv) {
     if (argc < 2) {
-        fprintf(stderr, "usage: embed WORLD.dream [FRAMES] [PICTURE.ppm]\n");
+        fprintf(stderr, "usage: embed WORLD.dream [FRAMES [PICTURE.ppm [PRECISION [THREADS]]]]\n");
         return 1;
     }
     const int64_t frames = argc > 2 ? atoll(argv[2]) : 300;
     dreamloop_world *world;
     dreamloop_description about;
-    check(dreamloop_open_file(argv[1], NULL, &world));
+    const dreamloop_options options = {argc > 5 ? atoi(argv[5]) : 0, NULL, argc > 4 ? argv[4] : NULL};
+    check(dreamloop_open_file(argv[1], &options, &world));
     dreamloop_describe(world, &about);
     printf("%dx%d, %s %s on %d threads; controls:", (int)about.frame_width, (int)about.frame_height, about.tier,
            about.precision, about.threads);

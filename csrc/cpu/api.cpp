@@ -14,6 +14,15 @@ std::string &dreamloop::last_error() {
 
 namespace {
 
+const char *const PRECISIONS[] = {"fp32", "bf16", "int8"}; /* by DREAMLOOP_F32, _BF16, _I8 */
+
+int format_of(const std::string &precision) {
+    for (int format = 0; format < 3; format++)
+        if (precision == PRECISIONS[format]) return format;
+    throw Error(DREAMLOOP_BAD_ARGUMENT,
+                "precision '" + precision.substr(0, 100) + "' is not known; known: fp32, bf16, int8");
+}
+
 int chosen_tier(const char *name) {
     const char *forced = std::getenv("DREAMLOOP_ISA");
     if (!name && forced && *forced) name = forced;
@@ -32,10 +41,10 @@ int dreamloop_open(const void *bytes, int64_t size, const dreamloop_options *opt
     return guarded([&] {
         require(bytes && world && size >= 0, "open needs bytes, and a place for the world");
         const dreamloop_options chosen = options ? *options : dreamloop_options{};
-        require(chosen.threads >= 0 && chosen.threads <= 64, "threads=" + std::to_string(chosen.threads) + " must be 0..64");
-        const std::string precision = chosen.precision ? chosen.precision : "fp32";
-        require(precision == "fp32", "precision '" + precision.substr(0, 100) + "' is not known; known: fp32");
+        require(chosen.threads >= 0 && chosen.threads <= 64,
+                "threads=" + std::to_string(chosen.threads) + " must be 0..64");
         auto made = std::make_unique<dreamloop_world>();
+        made->precision = format_of(chosen.precision ? chosen.precision : PRECISIONS[0]);
         made->tier = chosen_tier(chosen.tier);
         made->kernels = dreamloop_tier_kernels(made->tier);
         dreamloop::load(*made, static_cast<const uint8_t *>(bytes), size);
@@ -49,9 +58,35 @@ void dreamloop_close(dreamloop_world *world) { delete world; }
 
 void dreamloop_describe(const dreamloop_world *world, dreamloop_description *out) {
     const auto &s = world->spec;
-    *out = {s.frame_height, s.frame_width, s.actions(), s.buttons, s.starts, s.latent_channels, s.latent_height(),
-            s.latent_width(), s.layers, s.heads, s.head_size(), s.tokens(), s.slots(), s.tokens_padded(), s.block_tokens(),
-            s.sink_frames, s.passes, s.fps, world->pool->threads(), dreamloop_tier_name(world->tier), "fp32"};
+    *out = {s.frame_height,
+            s.frame_width,
+            s.actions(),
+            s.buttons,
+            s.starts,
+            s.latent_channels,
+            s.latent_height(),
+            s.latent_width(),
+            s.layers,
+            s.heads,
+            s.head_size(),
+            s.tokens(),
+            s.slots(),
+            s.tokens_padded(),
+            s.block_tokens(),
+            s.sink_frames,
+            s.passes,
+            s.fps,
+            world->pool->threads(),
+            dreamloop_tier_name(world->tier),
+            PRECISIONS[world->precision]};
+}
+
+int dreamloop_measure_limit(dreamloop_world *world, const char *precision, double *operations) {
+    return guarded([&] {
+        require(world && precision && operations,
+                "measure_limit needs a world, a precision, and a place for the result");
+        *operations = dreamloop::measure_limit(*world, format_of(precision));
+    });
 }
 
 int dreamloop_pass(dreamloop_world *world, const dreamloop_pass_inputs *inputs, float *z) {

@@ -7,6 +7,10 @@ extern "C" {
     void dreamloop_attention_##tier(const dreamloop_attention *, float *);                                \
     void dreamloop_heads_##tier(const dreamloop_heads *);                                                 \
     void dreamloop_modulate_##tier(const float *, int64_t, const float *, const float *, float *);        \
+    void dreamloop_to_bf16_##tier(const float *, int64_t, uint16_t *);                                    \
+    void dreamloop_quantize_##tier(const float *, int64_t, uint8_t *, float *, int32_t *);                \
+    float dreamloop_highest_##tier(const float *, int64_t);                                               \
+    void dreamloop_quantize_relu_##tier(const float *, int64_t, float, uint8_t *);                        \
     void dreamloop_product_##tier(const dreamloop_product *, int64_t, int64_t, int64_t, int64_t);
 
 TIER(portable)
@@ -39,7 +43,8 @@ int dreamloop_tier_usable(int tier) {
 
 #define KERNELS(width, tier, products)                                                                     \
     {width, 2 * width, dreamloop_attention_##tier, dreamloop_product_##products, dreamloop_heads_##tier,   \
-     dreamloop_modulate_##tier}
+     dreamloop_modulate_##tier, dreamloop_to_bf16_##tier, dreamloop_quantize_##tier,                       \
+     dreamloop_highest_##tier, dreamloop_quantize_relu_##tier}
 
 const dreamloop_kernels *dreamloop_tier_kernels(int tier) {
     static const dreamloop_kernels kernels[] = {

@@ -5,8 +5,11 @@
  *              normal -> gelu W_up -> h += gate2 W_down
  *     output   z_t = z_(t-1) + W_out normal
  *
- * Seven phases a layer. A row of a phase is one token; its arithmetic knows neither the batch nor the thread.
+ * Seven phases a layer, nine in bf16 and int8. A row of a phase is one token; its arithmetic knows neither the batch
+ * nor the thread. The four products of a block read their rows as float32, bf16, or int8 with a scale and a zero of the
+ * row's own, made anew for every frame; sums, norms, attention and the ring are float32 in every precision.
  */
+#include <algorithm>
 #include <cmath>
 
 #include "world.h"
@@ -49,17 +52,22 @@ struct Pass {
     const Spec &spec;
     PassBuffers &buffer;
     const dreamloop_pass_inputs &in;
-    int64_t batch, tokens, rows, width;
+    int64_t batch, tokens, rows, width, narrow_bytes = 0;
+    int format; /* of the four products of a block */
 
     Pass(dreamloop_world &w, const dreamloop_pass_inputs &inputs)
         : world(w), spec(w.spec), buffer(w.pass), in(inputs), batch(inputs.batch), tokens(w.spec.tokens()),
-          rows(batch * tokens), width(w.spec.width) {
+          rows(batch * tokens), width(w.spec.width), format(w.precision) {
         const int64_t heads = batch * spec.heads, d = spec.head_size();
         buffer.tokens.at_least(rows * 2 * spec.token_channels());
         for (auto *array : {&buffer.h, &buffer.normal, &buffer.query, &buffer.attended}) array->at_least(rows * width);
         buffer.qkv.at_least(rows * 3 * width);
         buffer.up.at_least(rows * spec.mlp_width);
         buffer.output.at_least(rows * spec.token_channels());
+        narrow_bytes =
+            std::max(padded_depth(format, width), padded_depth(format, spec.mlp_width)) * element_bytes(format);
+        if (format != DREAMLOOP_F32) buffer.narrow.at_least(rows * narrow_bytes);
+        buffer.row_scale.at_least(rows), buffer.row_zero.at_least(rows);
         buffer.turned.at_least(heads * spec.sink_frames * spec.tokens_padded() * d);
         buffer.scratch.at_least(heads * DREAMLOOP_TILE_KEYS * d);
         for (auto *array : {&buffer.action, &buffer.condition, &buffer.silu}) array->at_least(batch * width);
@@ -81,11 +89,12 @@ struct Pass {
         run(first, batch);
         float *condition = buffer.condition.get();
         run(linear(d.second, batch, buffer.silu.get(), width, condition), batch);
-        for (int64_t i = 0; i < batch * width; i++) buffer.silu.get()[i] = condition[i] / (1.0f + std::exp(-condition[i]));
+        for (int64_t i = 0; i < batch * width; i++)
+            buffer.silu.get()[i] = condition[i] / (1.0f + std::exp(-condition[i]));
         run(linear(d.modulation, batch, buffer.silu.get(), width, buffer.modulation.get()), batch);
         world.pool->run(spec.layers * batch, [&](int64_t i) {
-            combine(buffer.modulation.get() + i % batch * 6 * width, d.blocks[static_cast<size_t>(i / batch)].table.get(),
-                    width, buffer.combined.get() + i * 6 * width);
+            combine(buffer.modulation.get() + i % batch * 6 * width,
+                    d.blocks[static_cast<size_t>(i / batch)].table.get(), width, buffer.combined.get() + i * 6 * width);
         });
         for (int64_t b = 0; b < batch; b++)
             for (int64_t i = 0; i < 2 * width; i++)
@@ -108,13 +117,38 @@ struct Pass {
         run(call, rows);
     }
 
-    /* normal = norm(h) scale + shift, token by token; one player's scale and shift lie `step` apart. */
-    void normalise(const float *scale, const float *shift, int64_t step) {
+    template <typename Body> void each_row(const Body &body) {
         world.pool->run((rows + 3) / 4, [&](int64_t task) {
-            for (int64_t row = 4 * task; row < rows && row < 4 * task + 4; row++)
-                world.kernels->modulate(buffer.h.get() + row * width, width, scale + row / tokens * step,
-                                        shift + row / tokens * step, buffer.normal.get() + row * width);
+            for (int64_t row = 4 * task; row < rows && row < 4 * task + 4; row++) body(row);
         });
+    }
+
+    /* normal = norm(h) scale + shift, token by token; one player's scale and shift lie `step` apart. */
+    void normalise(const float *scale, const float *shift, int64_t step, int to) {
+        each_row([&](int64_t row) {
+            float *normal = buffer.normal.get() + row * width;
+            world.kernels->modulate(buffer.h.get() + row * width, width, scale + row / tokens * step,
+                                    shift + row / tokens * step, normal);
+            narrow(normal, width, row, to);
+        });
+    }
+
+    /* One row in the format of the next product. */
+    void narrow(const float *from, int64_t count, int64_t row, int to) {
+        char *place = buffer.narrow.get() + row * narrow_bytes;
+        if (to == DREAMLOOP_BF16) world.kernels->to_bf16(from, count, reinterpret_cast<uint16_t *>(place));
+        if (to == DREAMLOOP_I8)
+            world.kernels->quantize(from, count, reinterpret_cast<uint8_t *>(place), buffer.row_scale.get() + row,
+                                    buffer.row_zero.get() + row);
+    }
+
+    /* A product of a block, over rows that `narrow` made, or in float32 over `a` itself. */
+    dreamloop_product narrow_product(const Layer &layer, const float *a, int64_t a_width, float *out) {
+        dreamloop_product call = linear(layer, rows, a, a_width, out);
+        if (layer.format == DREAMLOOP_F32) return call;
+        call.a = buffer.narrow.get(), call.a_x = narrow_bytes / element_bytes(layer.format);
+        call.row_scale = buffer.row_scale.get(), call.row_zero = buffer.row_zero.get(), call.row_step = 1;
+        return call;
     }
 
     /* One head of one player: its keys and values into the ring, then its attention. */
@@ -152,7 +186,8 @@ struct Pass {
         call.tokens = tokens, call.head_size = d, call.scale = 1.0f / std::sqrt(static_cast<float>(d));
         call.block_tokens = spec.block_tokens(), call.query_blocks = spec.blocks();
         call.key_blocks = spec.slots() * spec.blocks(), call.max_blocks = in.max_blocks;
-        const int64_t list = ((in.list_players > 1 ? b : 0) * in.list_heads + (in.list_heads > 1 ? head : 0)) * call.query_blocks;
+        const int64_t list =
+            ((in.list_players > 1 ? b : 0) * in.list_heads + (in.list_heads > 1 ? head : 0)) * call.query_blocks;
         call.block_index = in.block_index + list * in.max_blocks, call.block_count = in.block_count + list;
         call.block_length = in.block_length + (in.length_players > 1 ? b : 0) * call.key_blocks;
         call.query = heads.query, call.key = keys, call.value = values;
@@ -167,24 +202,28 @@ struct Pass {
         const Block &weights = world.dynamics.blocks[static_cast<size_t>(layer)];
         const float *part = buffer.combined.get() + layer * batch * 6 * width; /* shift1, scale1, gate1, shift2, ... */
         const int64_t step = 6 * width;
-        normalise(part + width, part, step);
-        run(linear(weights.qkv, rows, buffer.normal.get(), width, buffer.qkv.get()), rows);
+        normalise(part + width, part, step, format);
+        run(narrow_product(weights.qkv, buffer.normal.get(), width, buffer.qkv.get()), rows);
         world.pool->run(batch * spec.heads, [&](int64_t task) { attend(layer, task); });
-        auto out = linear(weights.out, rows, buffer.attended.get(), width, buffer.h.get());
+        if (format != DREAMLOOP_F32)
+            each_row([&](int64_t row) { narrow(buffer.attended.get() + row * width, width, row, format); });
+        auto out = narrow_product(weights.out, buffer.attended.get(), width, buffer.h.get());
         out.gate = part + 2 * width, out.gate_step = step, out.player_rows = tokens, out.residual = buffer.h.get();
         run(out, rows);
-        normalise(part + 4 * width, part + 3 * width, step);
-        auto up = linear(weights.up, rows, buffer.normal.get(), width, buffer.up.get());
+        normalise(part + 4 * width, part + 3 * width, step, format);
+        auto up = narrow_product(weights.up, buffer.normal.get(), width, buffer.up.get());
         up.activation = DREAMLOOP_GELU;
         run(up, rows);
-        auto down = linear(weights.down, rows, buffer.up.get(), spec.mlp_width, buffer.h.get());
+        if (format != DREAMLOOP_F32)
+            each_row([&](int64_t row) { narrow(buffer.up.get() + row * spec.mlp_width, spec.mlp_width, row, format); });
+        auto down = narrow_product(weights.down, buffer.up.get(), spec.mlp_width, buffer.h.get());
         down.gate = part + 5 * width, down.gate_step = step, down.player_rows = tokens, down.residual = buffer.h.get();
         run(down, rows);
     }
 
     void finish(float *z) {
         const int64_t channels = spec.token_channels();
-        normalise(buffer.final_table.get() + width, buffer.final_table.get(), 2 * width);
+        normalise(buffer.final_table.get() + width, buffer.final_table.get(), 2 * width, DREAMLOOP_F32);
         run(linear(world.dynamics.output, rows, buffer.normal.get(), width, buffer.output.get()), rows);
         for (int64_t b = 0; b < batch; b++) {
             const float *from = buffer.output.get() + b * tokens * channels;

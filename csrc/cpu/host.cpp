@@ -1,5 +1,6 @@
 /* What the host makes for a pass, for programs without Python: core/noise.py, core/memory.py, core/plan.py and
- * core/conditioning.py again, for one player. The tests hold each to its original; where they disagree, Python is right.
+ * core/conditioning.py again, for one player. The tests hold each to its original; where they disagree, Python is
+ * right.
  */
 #include "host.h"
 
@@ -17,7 +18,8 @@ constexpr double PI = 3.14159265358979323846;
 void philox(uint32_t c[4], uint32_t k0, uint32_t k1) {
     for (int round = 0; round < 10; round++) {
         const uint64_t p0 = uint64_t{0xD2511F53} * c[0], p1 = uint64_t{0xCD9E8D57} * c[2];
-        const uint32_t c0 = static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0, c2 = static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1;
+        const uint32_t c0 = static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0,
+                       c2 = static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1;
         c[1] = static_cast<uint32_t>(p1), c[3] = static_cast<uint32_t>(p0);
         c[0] = c0, c[2] = c2;
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
@@ -44,7 +46,8 @@ int64_t slot_of(const Spec &s, int64_t frame) {
 /* The frame that lies in each slot while `frame` runs, itself in its own. */
 void visible_frames(const Spec &s, int64_t frame, std::vector<int64_t> &held) {
     held.assign(static_cast<size_t>(s.slots()), EMPTY);
-    for (int64_t sink = 1; sink <= std::min(s.sink_frames, frame - 1); sink++) held[static_cast<size_t>(sink - 1)] = sink;
+    for (int64_t sink = 1; sink <= std::min(s.sink_frames, frame - 1); sink++)
+        held[static_cast<size_t>(sink - 1)] = sink;
     if (s.dilation) {
         const int64_t newest = (frame - 1) / s.dilation;
         for (int64_t multiple = newest; multiple > std::max<int64_t>(newest - s.dilated_frames, 0); multiple--)
@@ -58,7 +61,8 @@ void visible_frames(const Spec &s, int64_t frame, std::vector<int64_t> &held) {
 }
 
 void make_plan(const Spec &s, int64_t frame, Host &host) {
-    const int64_t parts = s.blocks(), key_blocks = s.slots() * parts, tail = s.tokens() - (parts - 1) * s.block_tokens();
+    const int64_t parts = s.blocks(), key_blocks = s.slots() * parts,
+                  tail = s.tokens() - (parts - 1) * s.block_tokens();
     visible_frames(s, frame, host.held);
     host.block_length.assign(static_cast<size_t>(key_blocks), 0);
     host.block_index.assign(static_cast<size_t>(parts * key_blocks), 0);
@@ -69,7 +73,8 @@ void make_plan(const Spec &s, int64_t frame, Host &host) {
         const bool read = s.plan_policy == 0 || is_sink(s, past) || frame - past <= s.plan_window_frames;
         for (int64_t part = 0; part < parts; part++) {
             const int64_t block = slot * parts + part;
-            host.block_length[static_cast<size_t>(block)] = static_cast<int32_t>(part + 1 < parts ? s.block_tokens() : tail);
+            host.block_length[static_cast<size_t>(block)] =
+                static_cast<int32_t>(part + 1 < parts ? s.block_tokens() : tail);
             if (read) host.block_index[static_cast<size_t>(listed++)] = static_cast<int32_t>(block);
         }
     }
@@ -87,9 +92,10 @@ void rotation(const Spec &s, double time, float *cosine, float *sine) {
     const int64_t pairs = s.head_size() / 2, quarter = pairs / 4, half = pairs / 2;
     for (int64_t t = 0; t < s.tokens(); t++)
         for (int64_t i = 0; i < pairs; i++, cosine++, sine++) {
-            const double angle = i < half             ? time * frequency(s, i, half)
-                                 : i < half + quarter ? static_cast<double>(t / s.columns()) * frequency(s, i - half, quarter)
-                                                      : static_cast<double>(t % s.columns()) * frequency(s, i - half - quarter, quarter);
+            const double angle = i < half ? time * frequency(s, i, half)
+                                 : i < half + quarter
+                                     ? static_cast<double>(t / s.columns()) * frequency(s, i - half, quarter)
+                                     : static_cast<double>(t % s.columns()) * frequency(s, i - half - quarter, quarter);
             *cosine = static_cast<float>(std::cos(angle)), *sine = static_cast<float>(std::sin(angle));
         }
 }
@@ -98,8 +104,8 @@ void rotation(const Spec &s, double time, float *cosine, float *sine) {
 
 void normal_noise(uint64_t seed, uint64_t frame, int64_t count, int index, float *out) {
     for (int64_t block = 0; 4 * block < count; block++) {
-        uint32_t words[4] = {static_cast<uint32_t>(block), static_cast<uint32_t>(frame), static_cast<uint32_t>(frame >> 32),
-                             static_cast<uint32_t>(index)};
+        uint32_t words[4] = {static_cast<uint32_t>(block), static_cast<uint32_t>(frame),
+                             static_cast<uint32_t>(frame >> 32), static_cast<uint32_t>(index)};
         philox(words, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
         for (int pair = 0; pair < 2; pair++) {
             const double radius = std::sqrt(-2.0 * std::log(((words[2 * pair] >> 8) + 1.0) * 0x1p-24));
@@ -141,7 +147,8 @@ void make_inputs(const Spec &s, uint64_t seed, int64_t frame, const float *actio
     in.batch = in.list_players = in.list_heads = in.length_players = 1;
     in.max_blocks = s.slots() * s.blocks();
     in.action = action, in.condition = condition;
-    in.cosine = turns, in.sine = turns + angles, in.store_cosine = turns + 2 * angles, in.store_sine = turns + 3 * angles;
+    in.cosine = turns, in.sine = turns + angles, in.store_cosine = turns + 2 * angles,
+    in.store_sine = turns + 3 * angles;
     in.sink_cosine = sink, in.sink_sine = sink + s.sink_frames * half;
     in.slot = &host.slot, in.block_index = host.block_index.data(), in.block_count = host.block_count.data();
     in.block_length = host.block_length.data();

@@ -102,6 +102,13 @@ typedef struct {
     void (*heads)(const dreamloop_heads *call);
     /* out = x / sqrt(mean x^2 + 1e-6) scale + shift over `width` values */
     void (*modulate)(const float *x, int64_t width, const float *scale, const float *shift, float *out);
+    void (*to_bf16)(const float *x, int64_t count, uint16_t *out);
+    /* out = x / scale + zero in 0 .. 255, with the scale and the zero that fit these values best; what is not
+     * finite makes the scale NaN */
+    void (*quantize)(const float *x, int64_t count, uint8_t *out, float *scale, int32_t *zero);
+    /* the highest of 0 and x, NaN where x holds one; and relu(x) * inverse in 0 .. 255 */
+    float (*highest)(const float *x, int64_t count);
+    void (*quantize_relu)(const float *x, int64_t count, float inverse, uint8_t *out);
 } dreamloop_kernels;
 
 /* "portable", "avx2", "avx512", "avx512vnni". */

@@ -7,6 +7,7 @@
  * all little-endian. The file is untrusted: the numbers are held to the limits of core/spec.py, the size that follows
  * from them is compared with that of the file, and only then is a weight read or memory taken.
  */
+#include <algorithm>
 #include <cmath>
 
 #include "world.h"
@@ -78,17 +79,21 @@ void read_numbers(Reader &reader, Spec &s) {
                  {"decoder_blocks", s.decoder_blocks, 0, 16}};
     for (int list = 0; list < 3; list++) {
         n.skip_to(4 + list * MOST_STAGES);
-        for (int64_t i = 0; i < s.stages; i++) lists[list].to[i] = n.next(lists[list].name, lists[list].lowest, lists[list].highest);
+        for (int64_t i = 0; i < s.stages; i++)
+            lists[list].to[i] = n.next(lists[list].name, lists[list].lowest, lists[list].highest);
     }
     n.skip_to(4 + 3 * MOST_STAGES);
     s.width = n.next("width", 8, 16384), s.layers = n.next("layers", 1, 128), s.heads = n.next("heads", 1, 256);
-    s.mlp_width = n.next("mlp_width", 1, 65536), s.patch = n.next("patch", 1, 8), s.passes = n.next("passes", 1, MOST_PASSES);
+    s.mlp_width = n.next("mlp_width", 1, 65536), s.patch = n.next("patch", 1, 8),
+    s.passes = n.next("passes", 1, MOST_PASSES);
     s.window_frames = n.next("window_frames", 1, 4096), s.sink_frames = n.next("sink_frames", 0, 64);
     s.dilated_frames = n.next("dilated_frames", 0, 1024), s.dilation = n.next("dilation", 0, 1024);
     s.max_age = n.next("max_age", 0, int64_t{1} << 40);
-    s.plan_policy = n.next("plan policy", 0, 1), s.plan_window_frames = n.next("plan window_frames", 0, int64_t{1} << 40);
+    s.plan_policy = n.next("plan policy", 0, 1),
+    s.plan_window_frames = n.next("plan window_frames", 0, int64_t{1} << 40);
     s.plan_block_tokens = n.next("block_tokens", 0, 4096);
-    s.buttons = n.next("buttons", 0, 1024), s.axes = n.next("axes", 0, 1024), s.starts = n.next("starts", 1, int64_t{1} << 30);
+    s.buttons = n.next("buttons", 0, 1024), s.axes = n.next("axes", 0, 1024),
+    s.starts = n.next("starts", 1, int64_t{1} << 30);
 
     require(s.width % s.heads == 0 && s.head_size() % 8 == 0, "heads must divide width into multiples of 8");
     require(s.latent_height() % s.patch == 0 && s.latent_width() % s.patch == 0, "patch must divide the latent grid");
@@ -99,7 +104,8 @@ void read_numbers(Reader &reader, Spec &s) {
     require(s.actions() >= 1, "a world needs a button or an axis");
     /* each factor is below 2^21 or checked before it multiplies */
     const int64_t tokens = s.ring_tokens();
-    require(tokens <= MOST_RING_BYTES && tokens * s.width <= MOST_RING_BYTES / 8 / s.layers, "the ring is above its cap");
+    require(tokens <= MOST_RING_BYTES && tokens * s.width <= MOST_RING_BYTES / 8 / s.layers,
+            "the ring is above its cap");
     require(s.blocks() * s.blocks() <= MOST_PLAN_BYTES / 4 / s.slots(), "block lists are above their cap");
     require(s.starts <= MOST_START_BYTES / (s.frame_height * s.frame_width * 3), "start frames are above their cap");
 }
@@ -124,7 +130,8 @@ void read_names(Reader &reader, Spec &s) {
     for (int64_t i = 0; i < s.actions(); i++) {
         std::string name;
         for (char c; (c = static_cast<char>(*reader.take(1))) != '\n'; name += c)
-            require(name.size() < 400 && static_cast<unsigned char>(c) >= 32, "a name must be printable, at most 100 characters");
+            require(name.size() < 400 && static_cast<unsigned char>(c) >= 32,
+                    "a name must be printable, at most 100 characters");
         bytes += static_cast<int64_t>(name.size()) + 1;
         s.names.push_back(std::move(name));
     }
@@ -150,7 +157,8 @@ public:
 
     /* kernel: 1 or 3. column_at, channel_at: which stored output or input stands at a place. */
     template <typename Column, typename Channel>
-    void conv(Layer *layers, int64_t parts, int64_t out, int64_t in, int64_t kernel, Column column_at, Channel channel_at) {
+    void conv(Layer *layers, int64_t parts, int64_t out, int64_t in, int64_t kernel, Column column_at,
+              Channel channel_at) {
         const int64_t taps = kernel * kernel, columns = out / parts;
         const float *w = next(out * in * taps);
         for (int64_t part = 0; part < parts && w; part++)
@@ -195,14 +203,50 @@ private:
     /* Panels as product.cpp says; value(column, tap, k). */
     template <typename Value> void pack(Layer &layer, int64_t columns, int64_t taps, int64_t depth, Value value) {
         const int64_t width = world_->kernels->width, panel = world_->kernels->panel;
-        layer.columns = columns, layer.taps = taps, layer.depth = depth;
+        const int64_t lane = lane_elements(layer.format), bytes = element_bytes(layer.format);
+        layer.columns = columns, layer.taps = taps, layer.depth = padded_depth(layer.format, depth);
+        if (layer.format == DREAMLOOP_I8) scale(layer, columns, taps, depth, value);
         const int64_t padded = (columns + width - 1) / width * width;
-        auto *to = reinterpret_cast<float *>(layer.weights.at_least(padded * taps * depth * 4));
+        char *to = layer.weights.at_least(padded * taps * layer.depth * bytes);
         for (int64_t first = 0; first < columns; first += panel) {
             const int64_t wide = columns - first > width ? panel : width;
             for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t k = 0; k < depth; k++)
-                    for (int64_t n = 0; n < wide; n++) *to++ = first + n < columns ? value(first + n, tap, k) : 0.0f;
+                for (int64_t k = 0; k < layer.depth; k += lane)
+                    for (int64_t n = 0; n < wide; n++)
+                        for (int64_t i = k; i < k + lane; i++, to += bytes) {
+                            const bool real = first + n < columns && i < depth;
+                            write(layer, to, first + n, real ? value(first + n, tap, i) : 0.0f, real);
+                        }
+        }
+    }
+
+    /* One weight in the layer's format. */
+    static void write(Layer &layer, char *to, int64_t column, float value, bool real) {
+        if (layer.format == DREAMLOOP_F32) {
+            std::memcpy(to, &value, 4);
+        } else if (layer.format == DREAMLOOP_BF16) {
+            uint32_t bits;
+            std::memcpy(&bits, &value, 4); /* finite: checked when it was read */
+            const auto half = static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+            std::memcpy(to, &half, 2);
+        } else if (real) {
+            const float level = std::nearbyint(value / layer.column_scale.get()[column]);
+            const auto whole = static_cast<int8_t>(level < -127 ? -127 : level > 127 ? 127 : level);
+            std::memcpy(to, &whole, 1);
+            layer.column_sum.get()[column] += whole;
+        }
+    }
+
+    /* One scale per output channel: the largest weight becomes 127. */
+    template <typename Value>
+    static void scale(Layer &layer, int64_t columns, int64_t taps, int64_t depth, Value value) {
+        float *to = layer.column_scale.at_least(columns);
+        layer.column_sum.at_least(columns);
+        for (int64_t column = 0; column < columns; column++) {
+            float largest = 0;
+            for (int64_t tap = 0; tap < taps; tap++)
+                for (int64_t k = 0; k < depth; k++) largest = std::max(largest, std::fabs(value(column, tap, k)));
+            to[column] = largest > 0 ? largest / 127.0f : 1.0f;
         }
     }
 };
@@ -235,7 +279,9 @@ void read_autoencoder(Weights &w, const Spec &s, Autoencoder &a) {
             w.conv(stage.up, 4, 4 * s.widths[i - 1], s.widths[i], 1,
                    [](int64_t quarter, int64_t column) { return column * 4 + quarter; }, same);
     }
-    w.conv(&a.decoder_head, 1, 48, s.widths[0], 3, [](int64_t, int64_t column) { return stored_pixel_channel(column); }, same);
+    w.conv(
+        &a.decoder_head, 1, 48, s.widths[0], 3, [](int64_t, int64_t column) { return stored_pixel_channel(column); },
+        same);
 }
 
 void read_dynamics(Weights &w, const Spec &s, Dynamics &d) {
@@ -253,6 +299,22 @@ void read_dynamics(Weights &w, const Spec &s, Dynamics &d) {
     }
     w.vector(d.final_table, 2 * s.width);
     w.linear(d.output, s.token_channels(), s.width);
+}
+
+/* In a lower precision the four products of each block and the decoder's 3x3 convolutions, but for the first,
+ * are in that precision: nearly all of the work. What is left is in float32; so is the encoder, which runs once. */
+void choose_formats(dreamloop_world &world) {
+    const Spec &s = world.spec;
+    world.dynamics.blocks.resize(static_cast<size_t>(s.layers));
+    for (auto &block : world.dynamics.blocks)
+        for (auto *layer : {&block.qkv, &block.out, &block.up, &block.down}) layer->format = world.precision;
+    world.autoencoder.decoder.resize(static_cast<size_t>(s.stages));
+    for (int64_t i = 0; i < s.stages; i++) {
+        auto &blocks = world.autoencoder.decoder[static_cast<size_t>(i)].blocks;
+        blocks.resize(static_cast<size_t>(s.decoder_blocks[i]));
+        for (auto &block : blocks) block.first.format = block.second.format = world.precision;
+    }
+    world.autoencoder.decoder_head.format = world.precision;
 }
 
 } // namespace
@@ -273,8 +335,8 @@ void load(dreamloop_world &world, const uint8_t *bytes, int64_t size) {
         read_dynamics(count, spec, dynamics);
         const int64_t starts = spec.starts * spec.frame_height * spec.frame_width * 3;
         if (reader.left() != 4 * count.values + starts)
-            refuse("its numbers ask for " + std::to_string(4 * count.values + starts) + " bytes of weights and frames, it has " +
-                   std::to_string(reader.left()));
+            refuse("its numbers ask for " + std::to_string(4 * count.values + starts) +
+                   " bytes of weights and frames, it has " + std::to_string(reader.left()));
     }
     const int64_t values = reader.left() - spec.starts * spec.frame_height * spec.frame_width * 3;
     Array<uint8_t> aligned; /* a caller's bytes may stand anywhere */
@@ -283,6 +345,7 @@ void load(dreamloop_world &world, const uint8_t *bytes, int64_t size) {
         std::memcpy(aligned.at_least(values), from, static_cast<size_t>(values));
         from = aligned.get();
     }
+    choose_formats(world);
     Weights weights(from, &world);
     read_autoencoder(weights, spec, world.autoencoder);
     read_dynamics(weights, spec, world.dynamics);

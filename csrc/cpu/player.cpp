@@ -86,7 +86,8 @@ void advance(dreamloop_state &state) {
 }
 
 void check_pixels(const dreamloop_world &world, const uint8_t *pixels, int64_t row_bytes) {
-    require(pixels && row_bytes >= 3 * world.spec.frame_width, "pixels are missing, or row_bytes is below a row of them");
+    require(pixels && row_bytes >= 3 * world.spec.frame_width,
+            "pixels are missing, or row_bytes is below a row of them");
 }
 
 } // namespace
@@ -94,7 +95,8 @@ void check_pixels(const dreamloop_world &world, const uint8_t *pixels, int64_t r
 extern "C" {
 
 const char *dreamloop_action_name(const dreamloop_world *world, int64_t index) {
-    return index >= 0 && index < world->spec.actions() ? world->spec.names[static_cast<size_t>(index)].c_str() : nullptr;
+    return index >= 0 && index < world->spec.actions() ? world->spec.names[static_cast<size_t>(index)].c_str()
+                                                       : nullptr;
 }
 
 int dreamloop_open_file(const char *path, const dreamloop_options *options, dreamloop_world **world) {
@@ -111,14 +113,16 @@ int dreamloop_open_file(const char *path, const dreamloop_options *options, drea
             bytes.resize(before + found);
         }
     });
-    return code == DREAMLOOP_OK ? dreamloop_open(bytes.data(), static_cast<int64_t>(bytes.size()), options, world) : code;
+    return code == DREAMLOOP_OK ? dreamloop_open(bytes.data(), static_cast<int64_t>(bytes.size()), options, world)
+                                : code;
 }
 
 int dreamloop_new_state(dreamloop_world *world, uint64_t seed, int64_t start, dreamloop_state **state) {
     return guarded([&] {
         require(world && state, "new_state needs a world, and a place for the state");
         const auto &s = world->spec;
-        require(start >= 0 && start < s.starts, "start=" + std::to_string(start) + " must be 0.." + std::to_string(s.starts - 1));
+        require(start >= 0 && start < s.starts,
+                "start=" + std::to_string(start) + " must be 0.." + std::to_string(s.starts - 1));
         auto made = empty_state(world);
         made->seed = seed;
         dreamloop::encode(*world, world->starts.get() + start * s.frame_height * s.frame_width * 3, 3 * s.frame_width,
@@ -173,15 +177,18 @@ int dreamloop_save_state(const dreamloop_state *state, void *bytes, int64_t size
         auto *to = static_cast<char *>(bytes);
         std::memcpy(to, &header, sizeof header);
         std::memcpy(to + sizeof header, state->latent.get(), latent);
-        std::memcpy(to + sizeof header + latent, state->ring.get(), static_cast<size_t>(state->ring_size()) * sizeof(float));
+        std::memcpy(to + sizeof header + latent, state->ring.get(),
+                    static_cast<size_t>(state->ring_size()) * sizeof(float));
     });
 }
 
 int dreamloop_load_state(dreamloop_state *state, const void *bytes, int64_t size) {
     return guarded([&] {
         require(state && bytes, "load_state needs a state and bytes");
-        require(size == dreamloop_state_bytes(state), "a state of this world has " +
-                std::to_string(dreamloop_state_bytes(state)) + " bytes, not " + std::to_string(size), DREAMLOOP_BAD_FILE);
+        require(size == dreamloop_state_bytes(state),
+                "a state of this world has " + std::to_string(dreamloop_state_bytes(state)) + " bytes, not " +
+                    std::to_string(size),
+                DREAMLOOP_BAD_FILE);
         const Header own = header_of(*state);
         Header header;
         std::memcpy(&header, bytes, sizeof header);
@@ -189,7 +196,8 @@ int dreamloop_load_state(dreamloop_state *state, const void *bytes, int64_t size
         require(std::memcmp(header.world, own.world, 32) == 0, "it belongs to another world", DREAMLOOP_BAD_FILE);
         require(std::memcmp(header.tier, own.tier, 16) == 0 && std::memcmp(header.precision, own.precision, 16) == 0,
                 "it was saved with another instruction tier or precision", DREAMLOOP_BAD_FILE);
-        require(header.frame >= 0 && header.frame < int64_t{1} << 53, "its frame index is out of range", DREAMLOOP_BAD_FILE);
+        require(header.frame >= 0 && header.frame < int64_t{1} << 53, "its frame index is out of range",
+                DREAMLOOP_BAD_FILE);
         const auto latent = static_cast<size_t>(state->world->spec.latent_size()) * sizeof(float);
         const auto *from = static_cast<const char *>(bytes) + sizeof header;
         std::memcpy(state->latent.get(), from, latent);

@@ -44,7 +44,8 @@ bool Pool::take() {
         /* if these belong to a later phase, so does the state, and the exchange fails */
         const Call call = call_.load(std::memory_order_relaxed);
         const void *body = body_.load(std::memory_order_relaxed);
-        if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+        if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel, std::memory_order_acquire))
+            continue;
         call(body, next_of(state));
         if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == tasks_of(state)) done_.notify_one();
         return true;

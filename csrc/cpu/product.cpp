@@ -27,7 +27,7 @@
 #include <immintrin.h>
 #endif
 
-enum { TILE_ROWS = WIDTH == 16 ? 10 : 6, PANEL = 2 * WIDTH };
+enum : int64_t { TILE_ROWS = WIDTH == 16 ? 10 : 6, PANEL = 2 * WIDTH };
 
 typedef dreamloop_product call_t;
 
@@ -50,7 +50,8 @@ template <int R, int N> INLINE void sum_f32(const call_t *call, const char *cons
         for (int n = 0; n < N; n++) out[r * 2 + n] = sum[r][n];
 }
 
-template <int R, int N> INLINE void sum_bf16(const call_t *call, const char *const *row, const char *weights, vec *out) {
+template <int R, int N>
+INLINE void sum_bf16(const call_t *call, const char *const *row, const char *weights, vec *out) {
     vec sum[R][N] = {};
     const char *w = weights;
     for (int64_t p = 0; p < call->tap_count; p++) {
@@ -118,7 +119,8 @@ template <int R, int N> INLINE void sum_i8(const call_t *call, const char *const
             /* bytes 0 and 2, then 1 and 3 of each lane, widened to int16 */
             typedef int16_t short_vec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
             ivec even[N], odd[N];
-            for (int n = 0; n < N; n++) even[n] = (ivec)((short_vec)b[n] << 8 >> 8), odd[n] = (ivec)((short_vec)b[n] >> 8);
+            for (int n = 0; n < N; n++)
+                even[n] = (ivec)((short_vec)b[n] << 8 >> 8), odd[n] = (ivec)((short_vec)b[n] >> 8);
             for (int r = 0; r < R; r++) {
                 const uvec lane = uvec{} + load<uint32_t>(a[r] + k);
                 const ivec a_even = (ivec)(lane & 0x00ff00ffu), a_odd = (ivec)((lane >> 8) & 0x00ff00ffu);
@@ -166,12 +168,8 @@ INLINE vec finished(const call_t *call, vec sum, int64_t row, int64_t column, in
 
 INLINE void write_copy(const call_t *call, vec value, int64_t place, int64_t count) {
     if (call->copy_kind & DREAMLOOP_COPY_RELU) value = value < 0.0f ? vec{} : value;
-    if (call->copy_kind & DREAMLOOP_COPY_BF16) {
-        uint16_t *to = (uint16_t *)call->copy + place;
-        for (int64_t i = 0; i < count; i++) to[i] = to_bf16(value[i]);
-    } else {
-        store_part((float *)call->copy + place, value, count);
-    }
+    if (call->copy_kind & DREAMLOOP_COPY_BF16) store_bf16((uint16_t *)call->copy + place, value, count);
+    else store_part((float *)call->copy + place, value, count);
 }
 
 /* 48 columns (4 rows, 4 pixels, RGB) about [-1, 1] as bytes, rounded to even, cropped. */
@@ -207,13 +205,14 @@ extern "C" void ENTRY(dreamloop_product)(const call_t *call, int64_t first, int6
             row[r] = (const char *)call->a + item * (y[r] * call->a_y + x[r] * call->a_x);
         }
         for (int64_t panel = first_panel; panel < last_panel; panel++) {
-            const int64_t column = panel * PANEL, columns = call->columns - column < PANEL ? call->columns - column : PANEL;
+            const int64_t column = panel * PANEL, left = call->columns - column;
+            const int64_t columns = left < PANEL ? left : int64_t{PANEL};
             const char *weights = (const char *)call->weights + item * column * call->tap_count * call->depth;
             if (columns > WIDTH) sums<TILE_ROWS, 2>(rows, call, row, weights, tile);
             else sums<TILE_ROWS, 1>(rows, call, row, weights, tile);
             for (int r = 0; r < rows; r++)
                 for (int64_t n = 0; n < columns; n += WIDTH) {
-                    const int64_t count = columns - n < WIDTH ? columns - n : WIDTH, at = column + n;
+                    const int64_t count = columns - n < WIDTH ? columns - n : int64_t{WIDTH}, at = column + n;
                     vec value = finished(call, tile[r * 2 + n / WIDTH], begin + r, at, count);
                     if (call->pixels) {
                         store_part(whole[r] + at, value, count);

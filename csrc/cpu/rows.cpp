@@ -1,10 +1,13 @@
-/* What stands between the products: the norm that opens a block, and queries, keys and values of a head.
+/* What stands between the products: the norm that opens a block, queries, keys and values of a head, and the
+ * rows in the format of the next product.
  *
  *     modulate   out = x / sqrt(mean x^2 + 1e-6) scale + shift           over the width
  *     heads      query = turn(norm(q) query_norm, cos, sin)              norm over the head, without mean
  *                key   = turn(norm(k) key_norm, store_cos, store_sin)    as it is written to the ring
  *                value = v
  *     turn       pairs (i, i + D/2):  x_i cos - x_j sin,  x_i sin + x_j cos
+ *     quantize   scale = (highest - lowest) / 255, zero = -lowest / scale, out = x / scale + zero      both ends take
+ *                in 0, so the tail of GELU below it costs one bit at most; scale and zero belong to this row alone
  *
  * A sum of squares runs over the lanes of one register and is then added up lane by lane: its order hangs on the
  * tier and the width alone.
@@ -57,4 +60,46 @@ extern "C" void ENTRY(dreamloop_heads)(const dreamloop_heads *call) {
                call->key + t * d);
         __builtin_memcpy(call->value + t * d, from + 2 * call->part_stride, (uint64_t)d * sizeof(float));
     }
+}
+
+extern "C" void ENTRY(dreamloop_to_bf16)(const float *x, int64_t count, uint16_t *out) {
+    for (int64_t i = 0; i < count; i += WIDTH) store_bf16(out + i, load_part(x + i, count - i), count - i);
+}
+
+extern "C" void ENTRY(dreamloop_quantize)(const float *x, int64_t count, uint8_t *out, float *scale, int32_t *zero) {
+    vec high = vec{}, low = vec{}, nothing = vec{};
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const vec part = load_part(x + i, count - i);
+        high = part > high ? part : high;
+        low = part < low ? part : low;
+        nothing += part * 0.0f; /* NaN where a value is not finite */
+    }
+    float highest = 0, lowest = 0, poison = 0;
+    for (int i = 0; i < WIDTH; i++) {
+        highest = high[i] > highest ? high[i] : highest;
+        lowest = low[i] < lowest ? low[i] : lowest;
+        poison += nothing[i];
+    }
+    const float range = highest - lowest, inverse = range > 0 && poison == 0 ? 255.0f / range : 0.0f;
+    *zero = (int32_t)(-lowest * inverse + 0.5f);
+    *scale = range / 255.0f + poison;
+    for (int64_t i = 0; i < count; i += WIDTH)
+        store_bytes(out + i, load_part(x + i, count - i) * inverse + (float)*zero, count - i);
+}
+
+extern "C" float ENTRY(dreamloop_highest)(const float *x, int64_t count) {
+    vec high = vec{}, nothing = vec{};
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const vec part = load_part(x + i, count - i);
+        high = part > high ? part : high;
+        nothing += part * 0.0f;
+    }
+    float highest = 0;
+    for (int i = 0; i < WIDTH; i++) highest = high[i] > highest ? high[i] : highest;
+    for (int i = 0; i < WIDTH; i++) highest += nothing[i];
+    return highest;
+}
+
+extern "C" void ENTRY(dreamloop_quantize_relu)(const float *x, int64_t count, float inverse, uint8_t *out) {
+    for (int64_t i = 0; i < count; i += WIDTH) store_bytes(out + i, load_part(x + i, count - i) * inverse, count - i);
 }

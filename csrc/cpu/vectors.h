@@ -76,12 +76,23 @@ INLINE vec gelu_tanh(vec x) {
     return x / (exponential(power > 88.0f ? vec{} + 88.0f : power) + 1.0f);
 }
 
-/* bfloat16 is the upper half of a float; to it rounds to nearest even and keeps NaN. */
-INLINE uint16_t to_bf16(float value) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &value, 4);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((bits >> 16) | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+/* bfloat16 is the upper half of a float: nearest, ties to even; NaN stays NaN. `count` of them, WIDTH at most. */
+INLINE void store_bf16(uint16_t *to, vec value, int64_t count) {
+    typedef uint16_t half_vec __attribute__((vector_size(2 * DREAMLOOP_WIDTH)));
+    const uvec bits = (uvec)value;
+    const uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uvec kept = value == value ? rounded : (bits >> 16) | 0x40u;
+    const half_vec halves = __builtin_convertvector(kept, half_vec);
+    __builtin_memcpy(to, &halves, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}) * 2);
+}
+
+/* Levels as bytes, to the nearest; levels below 0 or above 255 are taken as these. */
+INLINE void store_bytes(uint8_t *to, vec level, int64_t count) {
+    typedef uint8_t byte_vec __attribute__((vector_size(DREAMLOOP_WIDTH)));
+    level = level > 0.0f ? level : vec{};
+    level = level < 255.0f ? level : vec{} + 255.0f;
+    const byte_vec bytes = __builtin_convertvector(__builtin_convertvector(level + 0.5f, ivec), byte_vec);
+    __builtin_memcpy(to, &bytes, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}));
 }
 
 #endif

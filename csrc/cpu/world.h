@@ -36,7 +36,8 @@ public:
     T *at_least(int64_t size) {
         if (size > size_) {
             if (size > (int64_t{1} << 40) / static_cast<int64_t>(sizeof(T))) throw std::bad_alloc();
-            const auto bytes = (static_cast<size_t>(size) * sizeof(T) + 127) & ~size_t{63}; /* one line to read beyond */
+            const auto bytes =
+                (static_cast<size_t>(size) * sizeof(T) + 127) & ~size_t{63}; /* one line to read beyond */
             data_.reset(static_cast<T *>(std::aligned_alloc(64, bytes)));
             if (!data_) throw std::bad_alloc();
             std::memset(static_cast<void *>(data_.get()), 0, bytes);
@@ -139,15 +140,29 @@ template <typename T> struct Image {
     T *pixels() const { return memory.get() + first(); }
 };
 
-/* What one stage of the autoencoder works in. */
+/* relu of an image, in the format of the convolution that reads it. In int8 one scale serves the whole image,
+ * since a sum runs over nine of its pixels; it is that of this very frame. */
+struct Activation {
+    int format = DREAMLOOP_F32;
+    Image<float> f32;
+    Image<uint16_t> bf16;
+    Image<uint8_t> i8;
+    float scale = 0;
+};
+
+/* What one stage of the autoencoder works in. raw: int8 only, the sums that `hidden` is made from. */
 struct StageBuffers {
-    Image<float> x;
-    Image<float> relu, hidden;
+    Image<float> x, raw;
+    Activation relu, hidden;
+    Array<float> row_highest;
 };
 
 /* Buffers of a pass; they grow to the largest batch seen. */
 struct PassBuffers {
     Array<float> tokens, h, normal, qkv, query, turned, attended, up, output, scratch;
+    Array<char> narrow; /* rows in bf16 or int8, as the next product reads them */
+    Array<float> row_scale;
+    Array<int32_t> row_zero;
     Array<float> action, condition, silu, modulation, combined, final_table;
 };
 
@@ -179,8 +194,18 @@ void pass(dreamloop_world &world, const dreamloop_pass_inputs &inputs, float *z)
 void decode(dreamloop_world &world, const float *latent, uint8_t *pixels, int64_t row_bytes);
 void encode(dreamloop_world &world, const uint8_t *pixels, int64_t row_bytes, float *latent);
 
+/* limit.cpp: operations a second of products in `format`, on all threads of the world. */
+double measure_limit(dreamloop_world &world, int format);
+
 /* A product over all its rows and columns, on all threads. `calls`: several that may run side by side. */
 void run_products(dreamloop_world &world, const dreamloop_product *calls, int64_t count, int64_t rows);
+
+/* Elements of depth that make one 32-bit lane of a format, and bytes of an element. */
+inline int64_t lane_elements(int format) { return format == DREAMLOOP_I8 ? 4 : format == DREAMLOOP_BF16 ? 2 : 1; }
+inline int64_t element_bytes(int format) { return 4 / lane_elements(format); }
+inline int64_t padded_depth(int format, int64_t depth) {
+    return (depth + lane_elements(format) - 1) / lane_elements(format) * lane_elements(format);
+}
 
 /* A product with the weights of a layer; the caller fills in `a` and where results go. */
 dreamloop_product product_of(const Layer &layer, int64_t rows);

@@ -33,7 +33,7 @@ typedef struct dreamloop_world dreamloop_world;
 
 /* Zeros stand for the default. threads: 1 to 64, by default 2, or 1 where there is one core; tier: "portable",
  * "avx2", "avx512", "avx512vnni", by default the environment variable DREAMLOOP_ISA, else the fastest that runs
- * here; precision: "fp32" (default). */
+ * here; precision: "fp32" (default), "bf16", "int8". */
 typedef struct {
     int threads;
     const char *tier;
@@ -122,6 +122,10 @@ int dreamloop_decode(dreamloop_world *world, const float *latent, uint8_t *pixel
 
 /* Its inverse. */
 int dreamloop_encode(dreamloop_world *world, const uint8_t *pixels, int64_t row_bytes, float *latent);
+
+/* Operations a second (a multiplication and an addition are two) that the world's threads reach together in products
+ * of "fp32", "bf16" or "int8" that stay in the caches: the limit that a frame's time can be compared with. */
+int dreamloop_measure_limit(dreamloop_world *world, const char *precision, double *operations);
 
 #ifdef __cplusplus
 }

@@ -3,6 +3,11 @@
 The host's part of a pass (condition, angles, slots, plan, noise) comes from `pass_inputs` as for
 every engine; the kernels read and write the State's ring in place. A frame has the same bits for any
 number of threads and any batch size; another instruction tier rounds differently in the last bits.
+
+    fp32   everything in float32
+    bf16   the products of the blocks and the decoder's 3x3 convolutions, with sums in float32
+    int8   the same in int8: weights per output channel; activations anew at every frame, per token in the
+           blocks and per picture in the decoder
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from dreamloop.runtime.engines.base import State, empty_state
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
 MOST_THREADS = 64
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 class NativeEngine:
@@ -71,6 +76,11 @@ class NativeEngine:
         latents = np.empty((len(frames), *self.world.spec.latent_shape), np.float32)
         self._native.encode(np.ascontiguousarray(frames), latents)
         return latents
+
+    def measure_limit(self, precision: str) -> float:
+        """Operations a second (a multiplication and an addition are two) that this engine's threads reach in
+        products of `precision` that stay in the caches; takes a fraction of a second."""
+        return float(self._native.measure_limit(precision))
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name, **self._native.describe(), "device": "cpu"}

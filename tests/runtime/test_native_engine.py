@@ -248,7 +248,7 @@ def test_auto_picks_native_and_says_so(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = tiny_world(tmp_path)
-    for options, message in (({"precision": "fp7"}, "fp32"), ({"threads": 1000}, "threads=1000")):
+    for options, message in (({"precision": "fp7"}, "fp32, bf16, int8"), ({"threads": 1000}, "threads=1000")):
         with pytest.raises(EngineError, match=message) as caught:
             NativeEngine(world, **options)
         assert "\n" not in str(caught.value)
