@@ -32,7 +32,8 @@ enum {
     TAIL_WIDTH = WIDTH < 8 ? WIDTH : 8, /* what is left of D is a multiple of 8 floats */
     TILE_KEYS = DREAMLOOP_TILE_KEYS,
     TILE_QUERIES = WIDTH == 16 ? 8 : 4, /* two registers of sums each; AVX-512 has 32 registers, the others 16 */
-    CHUNK_QUERIES = 256
+    CHUNK_QUERIES = 256,
+    AHEAD = 12 /* keys between the one that is turned over and the one that is asked for */
 };
 
 typedef float vec4 __attribute__((vector_size(16)));
@@ -58,6 +59,11 @@ INLINE void product(const float *const *a, const float *const *rows, const float
         for (int n = 0; n < N; n++) store<V>(c[r] + offset + n * LANES, sum[r][n]);
 }
 
+/* Asks for a row before it is read: a ring of a few megabytes lies in the last cache. */
+INLINE void fetch(const float *row, int64_t head_size) {
+    for (int64_t d = 0; d < head_size; d += 16) __builtin_prefetch(row + d);
+}
+
 /* The keys that one tile holds: their rows in the ring, and their transpose. */
 typedef struct {
     int64_t count;
@@ -70,6 +76,7 @@ static void transpose(key_tile *tile, int64_t head_size) {
     for (int64_t j = 0; j < tile->count; j += 4) {
         const float *row[4];
         for (int i = 0; i < 4; i++) row[i] = tile->key[j + i < tile->count ? j + i : j];
+        for (int64_t i = j + AHEAD; i < j + AHEAD + 4 && i < tile->count; i++) fetch(tile->key[i], head_size);
         for (int64_t d = 0; d < head_size; d += 4) {
             const vec4 a = load<vec4>(row[0] + d), b = load<vec4>(row[1] + d);
             const vec4 c = load<vec4>(row[2] + d), e = load<vec4>(row[3] + d);
@@ -96,8 +103,11 @@ INLINE float online_softmax(float *scores, int64_t count, float scale, float *to
         const vec s = load<vec>(scores + j);
         highest = s > highest ? s : highest;
     }
+    vec4 four[WIDTH / 4];
+    __builtin_memcpy(four, &highest, sizeof highest);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] = four[i] > four[0] ? four[i] : four[0];
     float above = *top;
-    for (int i = 0; i < WIDTH; i++) above = highest[i] > above ? highest[i] : above;
+    for (int i = 0; i < 4; i++) above = four[0][i] > above ? four[0][i] : above;
     vec sum = vec{};
     for (int64_t j = 0; j < count; j += WIDTH) {
         const vec p = exponential(load<vec>(scores + j) - above);
@@ -107,7 +117,9 @@ INLINE float online_softmax(float *scores, int64_t count, float scale, float *to
     const float keep = exponential(vec{} + (*top - above))[0];
     *top = above;
     *total *= keep;
-    for (int i = 0; i < WIDTH; i++) *total += sum[i];
+    __builtin_memcpy(four, &sum, sizeof sum);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] += four[i];
+    *total += (four[0][0] + four[0][1]) + (four[0][2] + four[0][3]);
     return keep;
 }
 
@@ -151,11 +163,13 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
             tile->key[tile->count] = row < call->turned_rows ? call->turned + row * call->head_size
                                                              : key + row * call->key_stride[2];
             tile->value[tile->count++] = value + row * call->value_stride[2];
+            fetch(value + row * call->value_stride[2], call->head_size);
         }
         if (tile->count == 0) break;
         transpose(tile, call->head_size);
         for (int64_t t = 0; t < tokens;) {
-            const int rows = t + TILE_QUERIES <= tokens ? TILE_QUERIES : 1;
+            const int64_t left = tokens - t;
+            const int rows = left >= TILE_QUERIES ? TILE_QUERIES : left >= 4 ? 4 : left >= 2 ? 2 : 1;
             const float *q[TILE_QUERIES];
             float *o[TILE_QUERIES];
             for (int r = 0; r < rows; r++) {
@@ -163,6 +177,8 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
                 o[r] = out + (t + r) * out_stride;
             }
             if (rows == TILE_QUERIES) attend<TILE_QUERIES>(call, tile, q, o, top + t, total + t);
+            else if (rows == 4) attend<4>(call, tile, q, o, top + t, total + t);
+            else if (rows == 2) attend<2>(call, tile, q, o, top + t, total + t);
             else attend<1>(call, tile, q, o, top + t, total + t);
             t += rows;
         }

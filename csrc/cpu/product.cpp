@@ -101,19 +101,25 @@ template <int R, int N> INLINE void sum_i8(const call_t *call, const char *const
             ivec b[N];
             for (int n = 0; n < N; n++) b[n] = load<ivec>(w + 4 * n * WIDTH);
 #ifdef __AVX512VNNI__
-            for (int r = 0; r + 1 < R; r += 2) {
-                const ivec a0 = ivec{} + load<int32_t>(a[r] + k), a1 = ivec{} + load<int32_t>(a[r + 1] + k);
-                if (N == 2)
+            for (int r = 0; r < R; r += 2) {
+                const int s = r + 1 < R ? r + 1 : r; /* an odd last row stands alone */
+                const ivec a0 = ivec{} + load<int32_t>(a[r] + k), a1 = ivec{} + load<int32_t>(a[s] + k);
+                /* through copies: an asm operand that lies in an array would keep the array in memory */
+                ivec c0 = sum[r][0], c1 = sum[r][N - 1], c2 = sum[s][0], c3 = sum[s][N - 1];
+                if (N == 2 && s > r)
                     __asm__("vpdpbusd %4, %6, %0\n\tvpdpbusd %5, %6, %1\n\tvpdpbusd %4, %7, %2\n\tvpdpbusd %5, %7, %3"
-                            : "+&v"(sum[r][0]), "+&v"(sum[r][N - 1]), "+&v"(sum[r + 1][0]), "+&v"(sum[r + 1][N - 1])
-                            : "v"(b[0]), "v"(b[N - 1]), "v"(a0), "v"(a1));
-                else
+                            : "+&v"(c0), "+&v"(c1), "+&v"(c2), "+&v"(c3) : "v"(b[0]), "v"(b[N - 1]), "v"(a0), "v"(a1));
+                else if (N == 2)
+                    __asm__("vpdpbusd %2, %4, %0\n\tvpdpbusd %3, %4, %1"
+                            : "+&v"(c0), "+&v"(c1) : "v"(b[0]), "v"(b[N - 1]), "v"(a0));
+                else if (s > r)
                     __asm__("vpdpbusd %2, %3, %0\n\tvpdpbusd %2, %4, %1"
-                            : "+&v"(sum[r][0]), "+&v"(sum[r + 1][0]) : "v"(b[0]), "v"(a0), "v"(a1));
-            }
-            if (R % 2) {
-                const ivec last = ivec{} + load<int32_t>(a[R - 1] + k);
-                for (int n = 0; n < N; n++) __asm__("vpdpbusd %1, %2, %0" : "+v"(sum[R - 1][n]) : "v"(b[n]), "v"(last));
+                            : "+&v"(c0), "+&v"(c2) : "v"(b[0]), "v"(a0), "v"(a1));
+                else
+                    __asm__("vpdpbusd %1, %2, %0" : "+v"(c0) : "v"(b[0]), "v"(a0));
+                if (s > r) sum[s][N - 1] = c3, sum[s][0] = c2;
+                if (N == 2) sum[r][N - 1] = c1;
+                sum[r][0] = c0;
             }
 #else
             /* bytes 0 and 2, then 1 and 3 of each lane, widened to int16 */
@@ -151,14 +157,13 @@ template <int R, int N> static void sums(int rows, const call_t *call, const cha
 
 /* -- what becomes of the sums ----------------------------------------------------------------------- */
 
-INLINE vec finished(const call_t *call, vec sum, int64_t row, int64_t column, int64_t count) {
+INLINE vec finished(const call_t *call, vec sum, int64_t row, int64_t player, int64_t column, int64_t count) {
     if (call->format == DREAMLOOP_I8) {
         const int64_t place = row * call->row_step;
         const ivec exact = (ivec)sum - (ivec)load_part(call->column_sum + column, count) * call->row_zero[place];
         const vec unit = load_part(call->column_scale + column, count) * call->row_scale[place];
         sum = __builtin_convertvector(exact, vec) * unit;
     }
-    const int64_t player = row / call->player_rows;
     if (call->bias) sum += load_part(call->bias + player * call->bias_step + column, count);
     if (call->activation == DREAMLOOP_SILU) sum = silu(sum);
     if (call->activation == DREAMLOOP_GELU) sum = gelu_tanh(sum);
@@ -199,10 +204,15 @@ extern "C" void ENTRY(dreamloop_product)(const call_t *call, int64_t first, int6
         const int64_t begin = first + (last - first) * t / tiles, end = first + (last - first) * (t + 1) / tiles;
         const int rows = (int)(end - begin);
         const char *row[TILE_ROWS];
-        int64_t x[TILE_ROWS], y[TILE_ROWS];
+        int64_t x[TILE_ROWS], y[TILE_ROWS], player[TILE_ROWS];
+        /* divided once a tile: a division costs as much as a dozen products */
+        int64_t next_x = begin % call->row_length, next_y = begin / call->row_length;
+        int64_t owner = begin / call->player_rows, until = (owner + 1) * call->player_rows;
         for (int r = 0; r < rows; r++) {
-            x[r] = (begin + r) % call->row_length, y[r] = (begin + r) / call->row_length;
-            row[r] = (const char *)call->a + item * (y[r] * call->a_y + x[r] * call->a_x);
+            if (begin + r == until) owner++, until += call->player_rows;
+            x[r] = next_x, y[r] = next_y, player[r] = owner;
+            row[r] = (const char *)call->a + item * (next_y * call->a_y + next_x * call->a_x);
+            if (++next_x == call->row_length) next_x = 0, next_y++;
         }
         for (int64_t panel = first_panel; panel < last_panel; panel++) {
             const int64_t column = panel * PANEL, left = call->columns - column;
@@ -213,7 +223,7 @@ extern "C" void ENTRY(dreamloop_product)(const call_t *call, int64_t first, int6
             for (int r = 0; r < rows; r++)
                 for (int64_t n = 0; n < columns; n += WIDTH) {
                     const int64_t count = columns - n < WIDTH ? columns - n : int64_t{WIDTH}, at = column + n;
-                    vec value = finished(call, tile[r * 2 + n / WIDTH], begin + r, at, count);
+                    vec value = finished(call, tile[r * 2 + n / WIDTH], begin + r, player[r], at, count);
                     if (call->pixels) {
                         store_part(whole[r] + at, value, count);
                         continue;
