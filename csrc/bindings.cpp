@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "dreamloop.h"
+#include "kernels.h"
 
 namespace py = pybind11;
 
@@ -63,8 +64,8 @@ void check_apart(const py::array &out, const py::array &input, const char *name)
 }
 
 /* A contiguous private copy of an int32 array of the given rank whose leading sizes are 1 or as given. */
-std::vector<int32_t> copy_list(const py::array &array, const char *name, const std::vector<py::ssize_t> &most,
-                               size_t broadcast) {
+void copy_list(const py::array &array, const char *name, const std::vector<py::ssize_t> &most, size_t broadcast,
+               std::vector<int32_t> &to) {
     if (!array.dtype().equal(py::dtype::of<int32_t>()))
         refuse(std::string(name) + " is " + std::string(py::str(array.dtype())) + ", expected int32");
     auto expected = most;
@@ -73,7 +74,7 @@ std::vector<int32_t> copy_list(const py::array &array, const char *name, const s
     check_shape(array, name, expected);
     const auto packed = py::array_t<int32_t, py::array::c_style | py::array::forcecast>::ensure(array);
     if (!packed) throw py::error_already_set();
-    return {packed.data(), packed.data() + packed.size()};
+    to.assign(packed.data(), packed.data() + packed.size());
 }
 
 /* Every list of the plan: in range, nothing twice, something to read. */
@@ -110,6 +111,29 @@ void check_lists(const dreamloop_attention &call) {
         }
     }
 }
+
+/* The three arrays of a plan, copied; the copies keep their room from one frame to the next. */
+struct Lists {
+    std::vector<int32_t> index, count, length;
+    int64_t players = 1, heads = 1, length_players = 1, max_blocks = 1;
+
+    void read(const py::array &block_index, const py::array &block_count, const py::array &block_length,
+              py::ssize_t batch, py::ssize_t all_heads, py::ssize_t query_blocks, py::ssize_t key_blocks) {
+        max_blocks = block_index.ndim() == 4 ? block_index.shape(3) : 1;
+        copy_list(block_index, "block_index", {batch, all_heads, query_blocks, max_blocks}, 2, index);
+        copy_list(block_count, "block_count", {batch, all_heads, query_blocks}, 2, count);
+        copy_list(block_length, "block_length", {batch, key_blocks}, 1, length);
+        if (block_count.shape(0) != block_index.shape(0) || block_count.shape(1) != block_index.shape(1))
+            refuse("block_count has shape " + shape_of(block_count) + ", block_index " + shape_of(block_index));
+        players = block_index.shape(0), heads = block_index.shape(1), length_players = block_length.shape(0);
+    }
+
+    void give(dreamloop_attention &call) const {
+        call.block_index = index.data(), call.block_count = count.data(), call.block_length = length.data();
+        call.list_players = players, call.list_heads = heads, call.length_players = length_players;
+        call.max_blocks = max_blocks;
+    }
+};
 
 int tier_of(const std::string &name) {
     for (int tier = 0; tier < DREAMLOOP_TIERS; tier++)
@@ -148,28 +172,178 @@ void block_sparse_attention(const py::array &query, const py::array &key, const 
     check_apart(out, key, "ring_keys");
     check_apart(out, value, "ring_values");
 
-    const auto max_blocks = block_index.ndim() == 4 ? block_index.shape(3) : 1;
-    const auto index = copy_list(block_index, "block_index", {batch, heads, query_blocks, max_blocks}, 2);
-    const auto count = copy_list(block_count, "block_count", {batch, heads, query_blocks}, 2);
-    const auto length = copy_list(block_length, "block_length", {batch, key_blocks}, 1);
-    if (block_count.shape(0) != block_index.shape(0) || block_count.shape(1) != block_index.shape(1))
-        refuse("block_count has shape " + shape_of(block_count) + ", block_index " + shape_of(block_index));
-
+    Lists lists;
+    lists.read(block_index, block_count, block_length, batch, heads, query_blocks, key_blocks);
     call.batch = batch, call.heads = heads, call.tokens = tokens, call.head_size = head_size;
     call.block_tokens = block_tokens, call.key_blocks = key_blocks;
-    call.query_blocks = query_blocks, call.max_blocks = max_blocks;
-    call.list_players = block_index.shape(0), call.list_heads = block_index.shape(1);
-    call.length_players = block_length.shape(0);
+    call.query_blocks = query_blocks;
+    lists.give(call);
     call.query = static_cast<const float *>(query.data()), call.key = static_cast<const float *>(key.data());
     call.value = static_cast<const float *>(value.data()), call.out = static_cast<float *>(out.mutable_data());
-    call.block_index = index.data(), call.block_count = count.data(), call.block_length = length.data();
     call.scale = scale;
     check_lists(call);
 
     std::vector<float> scratch(static_cast<size_t>(DREAMLOOP_TILE_KEYS * head_size));
     py::gil_scoped_release unlocked;
-    dreamloop_block_attention(&call, tier, scratch.data());
+    dreamloop_tier_kernels(tier)->attention(&call, scratch.data());
 }
+
+/* A contiguous float32 array of exactly this shape; `write` where it is written to. */
+float *floats(const py::array &array, const char *name, const std::vector<py::ssize_t> &shape, bool write = false) {
+    if (!array.dtype().equal(py::dtype::of<float>()))
+        refuse(std::string(name) + " is " + std::string(py::str(array.dtype())) + ", expected float32");
+    check_shape(array, name, shape);
+    if (!(array.flags() & py::array::c_style)) refuse(std::string(name) + " must be contiguous");
+    if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) != 0)
+        refuse(std::string(name) + " is not aligned to a float");
+    if (write && !array.writeable()) refuse(std::string(name) + " is read-only");
+    return static_cast<float *>(const_cast<void *>(array.data()));
+}
+
+/* Pixels (B, H, W, 3) uint8, whole pixels next to each other, rows anywhere further on. */
+uint8_t *pixels_of(const py::array &array, const std::vector<py::ssize_t> &shape, bool write) {
+    if (!array.dtype().equal(py::dtype::of<uint8_t>()))
+        refuse("frames are " + std::string(py::str(array.dtype())) + ", expected uint8");
+    check_shape(array, "frames", shape);
+    if (array.strides(3) != 1 || array.strides(2) != 3 || array.strides(1) < 3 * shape[2])
+        refuse("the pixels of a frame's row must be contiguous, and rows must not overlap");
+    if (write && !array.writeable()) refuse("frames are read-only");
+    return static_cast<uint8_t *>(const_cast<void *>(array.data()));
+}
+
+/* One world on the native engine. Calls release the interpreter's lock; a second thread that calls meanwhile is
+ * refused. */
+class NativeWorld {
+public:
+    NativeWorld(const py::buffer &packed, int threads, const std::string &tier, const std::string &precision) {
+        const py::buffer_info info = packed.request();
+        if (info.itemsize != 1 || info.ndim != 1) refuse("a packed world is bytes");
+        const dreamloop_options options{threads, tier.c_str(), precision.c_str()};
+        check([&] { return dreamloop_open(info.ptr, info.size, &options, &world_); });
+        dreamloop_describe(world_, &about_);
+    }
+    ~NativeWorld() { dreamloop_close(world_); }
+    NativeWorld(const NativeWorld &) = delete;
+
+    py::dict describe() const {
+        py::dict said;
+        said["threads"] = about_.threads, said["tier"] = about_.tier, said["precision"] = about_.precision;
+        return said;
+    }
+
+    double measure_limit(const std::string &precision) {
+        const Busy busy(busy_);
+        double operations = 0;
+        check([&] { return dreamloop_measure_limit(world_, precision.c_str(), &operations); });
+        return operations;
+    }
+
+    void pass(const py::array &ring, const py::array &previous, const py::array &x, const py::array &action,
+              const py::array &condition, const py::array &cosine, const py::array &sine, const py::array &store_cosine,
+              const py::array &store_sine, const py::array &sink_cosine, const py::array &sink_sine,
+              const py::array &slot, const py::array &block_index, const py::array &block_count,
+              const py::array &block_length, py::array &z) {
+        const Busy busy(busy_);
+        const auto &a = about_;
+        if (previous.ndim() < 1 || previous.shape(0) < 1) refuse("previous has shape " + shape_of(previous));
+        const py::ssize_t b = previous.shape(0), half = a.head_size / 2,
+                          key_blocks = a.slots * (a.tokens_padded / a.block_tokens);
+        const std::vector<py::ssize_t> latent{b, a.latent_channels, a.latent_height, a.latent_width},
+            turn{b, a.tokens, half}, sinks{b, a.sink_frames, half};
+        dreamloop_pass_inputs in{};
+        in.batch = b;
+        in.ring = floats(ring, "ring", {a.layers, 2, b, a.heads, a.slots * a.tokens_padded, a.head_size}, true);
+        in.previous = floats(previous, "previous", latent), in.x = floats(x, "x", latent);
+        in.action = floats(action, "action", {b, a.actions}),
+        in.condition = floats(condition, "condition", {b, a.actions + 24});
+        in.cosine = floats(cosine, "cos", turn), in.sine = floats(sine, "sin", turn);
+        in.store_cosine = floats(store_cosine, "store_cos", turn),
+        in.store_sine = floats(store_sine, "store_sin", turn);
+        in.sink_cosine = floats(sink_cosine, "sink_cos", sinks), in.sink_sine = floats(sink_sine, "sink_sin", sinks);
+        float *to = floats(z, "z", latent, true);
+        if (!slot.dtype().equal(py::dtype::of<int64_t>())) refuse("slot must be int64");
+        check_shape(slot, "slot", {b});
+        slots_.clear();
+        for (py::ssize_t i = 0; i < b; i++) {
+            slots_.push_back(*static_cast<const int64_t *>(slot.data(i)));
+            if (slots_.back() < 0 || slots_.back() >= a.slots)
+                refuse("slot " + std::to_string(slots_.back()) + " is not one of the ring");
+        }
+        for (const auto *other : {&ring, &previous, &x}) check_apart(z, *other, "an input");
+        lists_.read(block_index, block_count, block_length, b, a.heads, a.tokens_padded / a.block_tokens, key_blocks);
+        dreamloop_attention call{};
+        call.key_blocks = key_blocks, call.block_tokens = a.block_tokens,
+        call.query_blocks = a.tokens_padded / a.block_tokens;
+        lists_.give(call);
+        check_lists(call);
+        in.slot = slots_.data(), in.block_index = call.block_index, in.block_count = call.block_count;
+        in.block_length = call.block_length, in.list_players = call.list_players, in.list_heads = call.list_heads;
+        in.length_players = call.length_players, in.max_blocks = call.max_blocks;
+        check([&] { return dreamloop_pass(world_, &in, to); });
+    }
+
+    void decode(const py::array &latents, py::array &frames) {
+        const Busy busy(busy_);
+        const py::ssize_t count = latents.ndim() > 0 ? latents.shape(0) : 0;
+        const float *from =
+            floats(latents, "latents", {count, about_.latent_channels, about_.latent_height, about_.latent_width});
+        uint8_t *to = pixels_of(frames, {count, about_.frame_height, about_.frame_width, 3}, true);
+        const py::ssize_t size = about_.latent_channels * about_.latent_height * about_.latent_width;
+        const py::ssize_t frame = frames.strides(0), row = frames.strides(1);
+        check([&] {
+            int code = DREAMLOOP_OK;
+            for (py::ssize_t i = 0; i < count && code == DREAMLOOP_OK; i++)
+                code = dreamloop_decode(world_, from + i * size, to + i * frame, row);
+            return code;
+        });
+    }
+
+    void encode(const py::array &frames, py::array &latents) {
+        const Busy busy(busy_);
+        const py::ssize_t count = frames.ndim() > 0 ? frames.shape(0) : 0;
+        const uint8_t *from = pixels_of(frames, {count, about_.frame_height, about_.frame_width, 3}, false);
+        float *to = floats(latents, "latents",
+                           {count, about_.latent_channels, about_.latent_height, about_.latent_width}, true);
+        const py::ssize_t size = about_.latent_channels * about_.latent_height * about_.latent_width;
+        const py::ssize_t frame = frames.strides(0), row = frames.strides(1);
+        check([&] {
+            int code = DREAMLOOP_OK;
+            for (py::ssize_t i = 0; i < count && code == DREAMLOOP_OK; i++)
+                code = dreamloop_encode(world_, from + i * frame, row, to + i * size);
+            return code;
+        });
+    }
+
+private:
+    /* Set and cleared under the interpreter's lock: buffers belong to one call at a time. */
+    struct Busy {
+        bool &flag;
+        explicit Busy(bool &f) : flag(f) {
+            if (flag)
+                throw std::runtime_error("the engine is busy in another thread; one engine, one thread at a time");
+            flag = true;
+        }
+        ~Busy() { flag = false; }
+    };
+
+    template <typename Body> static void check(Body body) {
+        int code;
+        std::string why;
+        {
+            py::gil_scoped_release unlocked;
+            code = body();
+            if (code != DREAMLOOP_OK) why = dreamloop_error();
+        }
+        if (code == DREAMLOOP_NO_MEMORY) throw std::bad_alloc();
+        if (code != DREAMLOOP_OK) refuse(why);
+    }
+
+    dreamloop_world *world_ = nullptr;
+    dreamloop_description about_{};
+    Lists lists_;
+    std::vector<int64_t> slots_;
+    bool busy_ = false;
+};
 
 } // namespace
 
@@ -180,4 +354,12 @@ PYBIND11_MODULE(_kernels, module) {
                py::arg("key").noconvert(), py::arg("value").noconvert(), py::arg("block_index").noconvert(),
                py::arg("block_count").noconvert(), py::arg("block_length").noconvert(), py::arg("block_tokens"),
                py::arg("scale"), py::arg("out").noconvert(), py::arg("isa"));
+    py::class_<NativeWorld>(module, "World")
+        .def(py::init<const py::buffer &, int, const std::string &, const std::string &>(), py::arg("packed"),
+             py::arg("threads"), py::arg("tier"), py::arg("precision"))
+        .def("describe", &NativeWorld::describe)
+        .def("measure_limit", &NativeWorld::measure_limit, py::arg("precision"))
+        .def("step", &NativeWorld::pass, "One pass; the inputs of `PassInputs`, then the ring's lists, then z.")
+        .def("decode", &NativeWorld::decode, py::arg("latents"), py::arg("frames"))
+        .def("encode", &NativeWorld::encode, py::arg("frames"), py::arg("latents"));
 }

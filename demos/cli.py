@@ -98,6 +98,14 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
             "budget_ms": round(1000 / world.spec.fps, 3), "stages": rounded}
 
 
+def _bench(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.models.core.world import load_world
+    from dreamloop.runtime.bench import bench, table
+    report = bench(load_world(args.world), engines=args.engines, frames=args.frames, threads=args.threads)
+    print(table(report))
+    return report
+
+
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.world import load_world
     world = load_world(args.world)
@@ -266,6 +274,14 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--window", action="store_true", help="with the window and its pace (default: headless)")
     profile.add_argument("--trace", metavar="F.json", help="write a trace for https://ui.perfetto.dev")
     profile.add_argument("--plot", metavar="F.png", help="write a picture of the stages over time")
+
+    bench = verb("bench", _bench, "compare the engines on a world: verified, then timed",
+                 "dreamloop bench doom-arena --engines native,torch-eager --json")
+    bench.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
+                       help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
+    bench.add_argument("--engines", default="all", metavar="A,B", help="engines or variants, or all (default: all)")
+    bench.add_argument("--frames", type=_whole(1), default=300, metavar="N", help="frames to time (default: 300)")
+    bench.add_argument("--threads", type=_whole(1), default=2, metavar="N", help="threads of every engine (default: 2)")
 
     evaluate = verb("evaluate", _evaluate, "judge a world against the real game",
                     "dreamloop evaluate doom-arena --strip strip.png")

@@ -1,6 +1,6 @@
 """The compiled kernels (csrc/), checked and described; without them ONNX Runtime plays.
 
-`DREAMLOOP_ISA=portable|avx2|avx512` forces an instruction tier; without it the fastest that this
+`DREAMLOOP_ISA=portable|avx2|avx512|avx512vnni` forces an instruction tier; without it the fastest that this
 processor runs is taken. Tiers differ in the last bits, so a replay is bit-exact within a tier.
 """
 

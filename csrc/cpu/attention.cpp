@@ -24,57 +24,20 @@
  *     avx2                               2.25 ms  2.3 x
  *     avx512, eight queries at a time    2.2 ms   2.3 x    this processor runs 512 bits as two halves
  * With D = 64, T = 256: 19.1, 8.0 and 7.4 ms: avx2 2.4 x, avx512 2.6 x.
- *
- * Each tier is a translation unit with its own flags, and the linker may keep any one copy of an inline
- * function: so everything here but the entry is static, and no header of the C++ library is included.
- * The vectors are the vector extension of GCC and Clang; no intrinsics.
  */
-#include "dreamloop.h"
-
-#if !defined(DREAMLOOP_WIDTH) || !defined(DREAMLOOP_ENTRY)
-#error "CMakeLists.txt gives each tier DREAMLOOP_WIDTH (floats in a register) and DREAMLOOP_ENTRY (its function)"
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels.h"
+#include "vectors.h"
 
 enum {
-    WIDTH = DREAMLOOP_WIDTH,
     TAIL_WIDTH = WIDTH < 8 ? WIDTH : 8, /* what is left of D is a multiple of 8 floats */
     TILE_KEYS = DREAMLOOP_TILE_KEYS,
     TILE_QUERIES = WIDTH == 16 ? 8 : 4, /* two registers of sums each; AVX-512 has 32 registers, the others 16 */
-    CHUNK_QUERIES = 256
+    CHUNK_QUERIES = 256,
+    AHEAD = 12 /* keys between the one that is turned over and the one that is asked for */
 };
 
-typedef float vec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
-typedef uint32_t uvec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
 typedef float vec4 __attribute__((vector_size(16)));
 typedef float tail_vec __attribute__((vector_size(4 * TAIL_WIDTH)));
-
-/* Rows need no alignment beyond that of a float. */
-template <typename V> INLINE V load(const float *from) {
-    V value;
-    __builtin_memcpy(&value, from, sizeof value);
-    return value;
-}
-
-template <typename V> INLINE void store(float *to, V value) { __builtin_memcpy(to, &value, sizeof value); }
-
-/* exp(x) for x <= 0, from -87 down taken as exp(-87); NaN gives NaN. Cephes' polynomial (Moshier). */
-INLINE vec exponential(vec x) {
-    const float round_to_integer = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
-    x = x < -87.0f ? vec{} - 87.0f : x;
-    const vec shifted = x * 1.44269504f + round_to_integer;
-    const vec n = shifted - round_to_integer;
-    const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + (r + 1.0f);
-    const uvec power = ((uvec)shifted << 23) + 0x3f800000u;
-    return y * (vec)power; /* a product, not a sum of exponents: it keeps NaN */
-}
 
 /* c[r][0 .. N vectors) = c[r] * keep[r] + sum over k < count of a[r][k] * b_k; without `keep` from zero.
  * b_k is rows[k] + offset, or, without `rows`, base + k * TILE_KEYS. */
@@ -96,6 +59,11 @@ INLINE void product(const float *const *a, const float *const *rows, const float
         for (int n = 0; n < N; n++) store<V>(c[r] + offset + n * LANES, sum[r][n]);
 }
 
+/* Asks for a row before it is read: a ring of a few megabytes lies in the last cache. */
+INLINE void fetch(const float *row, int64_t head_size) {
+    for (int64_t d = 0; d < head_size; d += 16) __builtin_prefetch(row + d);
+}
+
 /* The keys that one tile holds: their rows in the ring, and their transpose. */
 typedef struct {
     int64_t count;
@@ -108,6 +76,7 @@ static void transpose(key_tile *tile, int64_t head_size) {
     for (int64_t j = 0; j < tile->count; j += 4) {
         const float *row[4];
         for (int i = 0; i < 4; i++) row[i] = tile->key[j + i < tile->count ? j + i : j];
+        for (int64_t i = j + AHEAD; i < j + AHEAD + 4 && i < tile->count; i++) fetch(tile->key[i], head_size);
         for (int64_t d = 0; d < head_size; d += 4) {
             const vec4 a = load<vec4>(row[0] + d), b = load<vec4>(row[1] + d);
             const vec4 c = load<vec4>(row[2] + d), e = load<vec4>(row[3] + d);
@@ -134,8 +103,11 @@ INLINE float online_softmax(float *scores, int64_t count, float scale, float *to
         const vec s = load<vec>(scores + j);
         highest = s > highest ? s : highest;
     }
+    vec4 four[WIDTH / 4];
+    __builtin_memcpy(four, &highest, sizeof highest);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] = four[i] > four[0] ? four[i] : four[0];
     float above = *top;
-    for (int i = 0; i < WIDTH; i++) above = highest[i] > above ? highest[i] : above;
+    for (int i = 0; i < 4; i++) above = four[0][i] > above ? four[0][i] : above;
     vec sum = vec{};
     for (int64_t j = 0; j < count; j += WIDTH) {
         const vec p = exponential(load<vec>(scores + j) - above);
@@ -145,7 +117,9 @@ INLINE float online_softmax(float *scores, int64_t count, float scale, float *to
     const float keep = exponential(vec{} + (*top - above))[0];
     *top = above;
     *total *= keep;
-    for (int i = 0; i < WIDTH; i++) *total += sum[i];
+    __builtin_memcpy(four, &sum, sizeof sum);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] += four[i];
+    *total += (four[0][0] + four[0][1]) + (four[0][2] + four[0][3]);
     return keep;
 }
 
@@ -186,13 +160,16 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
                 continue;
             }
             const int64_t row = list[entry] * call->block_tokens + token++;
-            tile->key[tile->count] = key + row * call->key_stride[2];
+            tile->key[tile->count] = row < call->turned_rows ? call->turned + row * call->head_size
+                                                             : key + row * call->key_stride[2];
             tile->value[tile->count++] = value + row * call->value_stride[2];
+            fetch(value + row * call->value_stride[2], call->head_size);
         }
         if (tile->count == 0) break;
         transpose(tile, call->head_size);
         for (int64_t t = 0; t < tokens;) {
-            const int rows = t + TILE_QUERIES <= tokens ? TILE_QUERIES : 1;
+            const int64_t left = tokens - t;
+            const int rows = left >= TILE_QUERIES ? TILE_QUERIES : left >= 4 ? 4 : left >= 2 ? 2 : 1;
             const float *q[TILE_QUERIES];
             float *o[TILE_QUERIES];
             for (int r = 0; r < rows; r++) {
@@ -200,6 +177,8 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
                 o[r] = out + (t + r) * out_stride;
             }
             if (rows == TILE_QUERIES) attend<TILE_QUERIES>(call, tile, q, o, top + t, total + t);
+            else if (rows == 4) attend<4>(call, tile, q, o, top + t, total + t);
+            else if (rows == 2) attend<2>(call, tile, q, o, top + t, total + t);
             else attend<1>(call, tile, q, o, top + t, total + t);
             t += rows;
         }
@@ -217,7 +196,7 @@ static int same_list(const int32_t *a, int64_t a_count, const int32_t *b, int64_
     return 1;
 }
 
-extern "C" void DREAMLOOP_ENTRY(const dreamloop_attention *call, float *scratch) {
+extern "C" void ENTRY(dreamloop_attention)(const dreamloop_attention *call, float *scratch) {
     key_tile tile;
     tile.transposed = scratch;
     for (int64_t i = 0; i < call->head_size * TILE_KEYS; i++) scratch[i] = 0;

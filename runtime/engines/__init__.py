@@ -2,7 +2,7 @@
 
     engine = open_engine(world)                    # "auto": the first that can run, and says which
     engine = open_engine(world, "onnxruntime")     # this one, or an EngineError with the reason
-    choice_of(engine)                              # "onnxruntime, the first of onnxruntime, torch"
+    choice_of(engine)                              # "native, the first of native, onnxruntime, torch"
 
 Backends are imported when they are asked for, so playing needs neither torch nor anything else
 that it does not use.
@@ -16,12 +16,14 @@ from typing import cast
 
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
+from dreamloop.runtime import kernels
 from dreamloop.runtime.engines.base import Engine, State
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where an engine lives. needs: importable packages it cannot do without; extra: what to install."""
+    """Where an engine lives. needs: importable packages it cannot do without; extra: what to install.
+    `native` needs the compiled kernels instead, and runtime/kernels.py knows whether they are there."""
 
     name: str
     module: str
@@ -40,10 +42,11 @@ class EngineStatus:
 
 
 BACKENDS = {b.name: b for b in (
+    Backend("native", "dreamloop.runtime.engines.native_engine", "NativeEngine", (), ""),
     Backend("onnxruntime", "dreamloop.runtime.engines.onnx_engine", "OnnxEngine", ("onnx", "onnxruntime"), "onnx"),
     Backend("torch", "dreamloop.runtime.engines.torch_engine", "TorchEngine", ("torch",), "train"),
 )}
-AUTO_ORDER = ("onnxruntime", "torch")
+AUTO_ORDER = ("native", "onnxruntime", "torch")
 ENGINE_NAMES = ("native", "triton", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
@@ -62,12 +65,24 @@ def engine_status(name: str) -> EngineStatus:
     """Whether the engine `name` can run on this machine."""
     if name not in BACKENDS:
         return EngineStatus(name, False, f"not in this version, which has {', '.join(BACKENDS)}")
+    if name == "native":
+        return _native_status()
     reason = _missing(BACKENDS[name])
     if reason:
         return EngineStatus(name, False, reason)
     versions = [f"{package} {getattr(importlib.import_module(package), '__version__', '?')}"
                 for package in BACKENDS[name].needs]
     return EngineStatus(name, True, ", ".join(versions))
+
+
+def _native_status() -> EngineStatus:
+    if reason := kernels.available():
+        return EngineStatus("native", False, reason)
+    try:
+        return EngineStatus("native", True, f"compiled kernels, instruction tier {kernels.instruction_tier()} of "
+                                            f"{', '.join(kernels.instruction_tiers())}")
+    except EngineError as error:  # DREAMLOOP_ISA names a tier that cannot run here
+        return EngineStatus("native", False, str(error))
 
 
 def _open(world: World, name: str, precision: str | None, threads: int | None) -> Engine:

@@ -57,7 +57,8 @@ class Engine(Protocol):
         noise level. actions: (B, A) float32, as `ActionSpec.vector` returns them."""
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """(B, C, latent height, latent width) float32 -> (B, H, W, 3) uint8, freshly made."""
+        """(B, C, latent height, latent width) float32 -> (B, H, W, 3) uint8, freshly made. An engine that
+        can write to a caller's memory has `decode_into(latents, frames)` besides."""
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """(B, H, W, 3) uint8 -> (B, C, latent height, latent width) float32."""

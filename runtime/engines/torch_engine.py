@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames
-from dreamloop.models.networks.dit import Dynamics
+from dreamloop.models.networks.dit import Dynamics, rotate
 from dreamloop.models.networks.ring import RingPass
 from dreamloop.runtime.engines.base import State, empty_state
 
@@ -79,3 +80,55 @@ class TorchEngine:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
+
+
+class CompiledTorchEngine(TorchEngine):
+    """The torch engine with its networks compiled by `torch.compile`, for one player. Compiling takes minutes, so
+    `dreamloop bench` compares with it and nothing plays on it."""
+
+    name = "torch-compile"
+
+    def __init__(self, world: World, precision: str = "fp32", threads: int | None = None, device: str = "cpu") -> None:
+        super().__init__(world, precision, threads, device)
+        self._pass = torch.compile(self._frame, dynamic=False, fullgraph=True)
+        self._decode = torch.compile(self.autoencoder.decode, dynamic=False, fullgraph=True)
+
+    def _frame(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, ring: Tensor, turns: list[Tensor],
+               rows: Tensor, mask: Tensor) -> Tensor:
+        """One pass over tensors alone: the ring is written in place at `rows` (T,), and read under `mask`."""
+        cos, sin, store_cos, store_sin, sink_cos, sink_sin = turns
+        sinks = self.world.spec.memory.sink_frames * self.world.spec.tokens_padded
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = ring[layer]
+            keys.index_copy_(2, rows, rotate(k, store_cos, store_sin)[:, :, 0].to(keys.dtype))
+            values.index_copy_(2, rows, v[:, :, 0])
+            if sinks:
+                old = keys[:, :, :sinks].unflatten(2, (self.world.spec.memory.sink_frames, -1))
+                turned = rotate(old, sink_cos, sink_sin).flatten(2, 3).to(keys.dtype)
+                keys = torch.cat([turned, keys[:, :, sinks:]], dim=2)
+            query = rotate(q, cos, sin)[:, :, 0].to(keys.dtype)
+            return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)[:, :, None]
+
+        return self.dynamics(previous, x, action, condition, attend)
+
+    @torch.inference_mode()
+    def step(self, state: State, actions: np.ndarray) -> None:
+        spec, frames = self.world.spec, state.frame + 1
+        assert state.batch == 1, state.batch
+        x: Tensor | None = None
+        for index, sigma in enumerate(spec.dynamics.sigmas):
+            i = pass_inputs(spec, frames, state.seed, actions, index)
+            noise = self._tensor(i.noise)[:, None]
+            x = noise if x is None else (1 - sigma) * x + sigma * noise
+            ring = RingPass(spec, state.ring, i)  # its tensors only: turns and mask
+            turns = [ring.cos, ring.sin, ring.store_cos, ring.store_sin, ring.sink_cos, ring.sink_sin]
+            rows = torch.arange(ring.rows[0].start, ring.rows[0].stop, device=self.device)
+            x = self._pass(self._tensor(state.latent)[:, None], x, self._tensor(actions)[:, None],
+                           self._tensor(i.condition)[:, None], state.ring, turns, rows, ring.mask)
+        assert x is not None
+        state.latent, state.frame = x[:, 0].float().cpu().numpy(), frames
+
+    @torch.inference_mode()
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        return to_frames(self.world.spec, self._decode(self._tensor(latents))).cpu().numpy()

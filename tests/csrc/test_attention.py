@@ -288,7 +288,8 @@ def test_the_environment_forces_a_tier_and_an_unknown_one_is_an_error(monkeypatc
 
 
 def test_a_forced_tier_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the environment and by name the same bits, and each tier its own."""
+    """Through the environment and by name the same bits, and each tier its own, but for the last two,
+    which share this kernel."""
     spec = spec_of(256, "dilated")
     plan = build_plan(spec, np.array([23]))
     query, keys, values, scale = inputs(spec, 1)
@@ -298,4 +299,4 @@ def test_a_forced_tier_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> 
         forced = kernels.block_sparse_attention(query, keys, values, plan, scale)
         assert (forced == kernels.block_sparse_attention(query, keys, values, plan, scale, isa=isa)).all()
         bits.add(forced.tobytes())
-    assert len(bits) == len(TIERS)
+    assert len(bits) == len(set(TIERS) - {"avx512vnni"})

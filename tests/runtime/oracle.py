@@ -48,7 +48,9 @@ class Trajectory:
 
 def ring_of(state: State) -> np.ndarray:
     """The ring as numpy, (L, 2, B, H, S * Tp, D), shared with the state or a copy."""
-    return state.ring if isinstance(state.ring, np.ndarray) else state.ring.cpu().numpy()
+    if isinstance(state.ring, np.ndarray):
+        return state.ring
+    return (state.ring.float() if state.ring.dtype == torch.bfloat16 else state.ring).cpu().numpy()
 
 
 def moved(engine: Engine, state: State) -> State:
@@ -166,16 +168,16 @@ def check_players_at_different_frames(engine: Engine) -> None:
         assert error <= CACHED_BOUND
 
 
-def step_errors(engine: Engine, frames: int = FRAMES) -> tuple[float, float]:
-    """Largest error of one step, (engine, plain torch fp32), against float64 from the very same state:
+def step_errors(engine: Engine, frames: int = FRAMES, plain: str = "fp32") -> tuple[float, float]:
+    """Largest error of one step, (engine, torch in precision `plain`), against float64 from the very same state:
     latents, and keys and values as they lie in the ring afterwards."""
-    exact, plain = TorchEngine(engine.world, "fp64"), TorchEngine(engine.world, "fp32")
+    exact, torch_engine = TorchEngine(engine.world, "fp64"), TorchEngine(engine.world, plain)
     state = start(engine, seed=11)
     errors = []
     for frame in range(frames):
         actions = random_actions(engine.world, 1, frame)
-        expected, usual = moved(exact, state), moved(plain, state)
-        for other, its_state in ((exact, expected), (plain, usual), (engine, state)):
+        expected, usual = moved(exact, state), moved(torch_engine, state)
+        for other, its_state in ((exact, expected), (torch_engine, usual), (engine, state)):
             other.step(its_state, actions)
         errors.append([max_difference(state, expected), max_difference(usual, expected)])
         state.latent = state.latent * np.float32(DAMPING)

@@ -1,0 +1,275 @@
+/* One pass of the diffusion transformer for B players: networks/dit.py in phases of independent tasks.
+ *
+ *     tokens   h = W_in [ z_(t-1) ; x_t ] + W_a a_t
+ *     block    normal -> q k v -> (per head: norm, turn, write to the ring, attend) -> h += gate1 W_o
+ *              normal -> gelu W_up -> h += gate2 W_down
+ *     output   z_t = z_(t-1) + W_out normal
+ *
+ * Seven phases a layer, nine in bf16 and int8. A row of a phase is one token; its arithmetic knows neither the batch
+ * nor the thread. The four products of a block read their rows as float32, bf16, or int8 with a scale and a zero of the
+ * row's own, made anew for every frame; sums, norms, attention and the ring are float32 in every precision.
+ */
+#include <algorithm>
+#include <cmath>
+
+#include "world.h"
+
+namespace dreamloop {
+
+namespace {
+
+constexpr int64_t SMALL_ROWS = 160, TASK_ROWS = 40;
+
+/* (C, h, w) -> tokens of `stride` floats, channel-major within a token; the inverse adds to `latent`. */
+template <typename Move> void each_latent(const Spec &spec, Move move) {
+    const int64_t p = spec.patch, wide = spec.latent_width();
+    for (int64_t c = 0; c < spec.latent_channels; c++)
+        for (int64_t y = 0; y < spec.latent_height(); y++)
+            for (int64_t x = 0; x < wide; x++) {
+                const int64_t token = (y / p) * spec.columns() + x / p;
+                move((c * spec.latent_height() + y) * wide + x, token, (c * p + y % p) * p + x % p);
+            }
+}
+
+/* A linear layer from contiguous float rows to contiguous float rows. */
+dreamloop_product linear(const Layer &layer, int64_t rows, const float *a, int64_t a_width, float *out) {
+    dreamloop_product call = product_of(layer, rows);
+    call.a = a, call.a_x = a_width;
+    call.out = out, call.out_x = layer.columns;
+    return call;
+}
+
+/* The factor and offset of a modulation for each player: 1 + scale, shift, and the gates, table included. */
+void combine(const float *modulation, const float *table, int64_t width, float *out) {
+    for (int64_t i = 0; i < 6 * width; i++) {
+        const bool scale = i / width == 1 || i / width == 4;
+        out[i] = (modulation[i] + table[i]) + (scale ? 1.0f : 0.0f);
+    }
+}
+
+struct Pass {
+    dreamloop_world &world;
+    const Spec &spec;
+    PassBuffers &buffer;
+    const dreamloop_pass_inputs &in;
+    int64_t batch, tokens, rows, width, narrow_bytes = 0;
+    int format; /* of the four products of a block */
+
+    Pass(dreamloop_world &w, const dreamloop_pass_inputs &inputs)
+        : world(w), spec(w.spec), buffer(w.pass), in(inputs), batch(inputs.batch), tokens(w.spec.tokens()),
+          rows(batch * tokens), width(w.spec.width), format(w.precision) {
+        const int64_t heads = batch * spec.heads, d = spec.head_size();
+        buffer.tokens.at_least(rows * 2 * spec.token_channels());
+        for (auto *array : {&buffer.h, &buffer.normal, &buffer.query, &buffer.attended}) array->at_least(rows * width);
+        buffer.qkv.at_least(rows * 3 * width);
+        buffer.up.at_least(rows * spec.mlp_width);
+        buffer.output.at_least(rows * spec.token_channels());
+        narrow_bytes =
+            std::max(padded_depth(format, width), padded_depth(format, spec.mlp_width)) * element_bytes(format);
+        if (format != DREAMLOOP_F32) buffer.narrow.at_least(rows * narrow_bytes);
+        buffer.row_scale.at_least(rows), buffer.row_zero.at_least(rows);
+        buffer.turned.at_least(heads * spec.sink_frames * spec.tokens_padded() * d);
+        buffer.scratch.at_least(heads * DREAMLOOP_TILE_KEYS * d);
+        for (auto *array : {&buffer.action, &buffer.condition, &buffer.silu}) array->at_least(batch * width);
+        buffer.modulation.at_least(batch * 6 * width);
+        buffer.combined.at_least(spec.layers * batch * 6 * width);
+        buffer.final_table.at_least(batch * 2 * width);
+    }
+
+    void run(const dreamloop_product &call, int64_t count) { run_products(world, &call, 1, count); }
+
+    /* Per player: the action's part of every token, and what the condition makes of the norms. */
+    void conditions() {
+        const Dynamics &d = world.dynamics;
+        run(linear(d.action, batch, in.action, spec.actions(), buffer.action.get()), batch);
+        for (int64_t b = 0; b < batch; b++)
+            for (int64_t i = 0; i < width; i++) buffer.action.get()[b * width + i] += d.input.bias.get()[i];
+        auto first = linear(d.first, batch, in.condition, spec.condition_size(), buffer.silu.get());
+        first.activation = DREAMLOOP_SILU;
+        run(first, batch);
+        float *condition = buffer.condition.get();
+        run(linear(d.second, batch, buffer.silu.get(), width, condition), batch);
+        for (int64_t i = 0; i < batch * width; i++)
+            buffer.silu.get()[i] = condition[i] / (1.0f + std::exp(-condition[i]));
+        run(linear(d.modulation, batch, buffer.silu.get(), width, buffer.modulation.get()), batch);
+        world.pool->run(spec.layers * batch, [&](int64_t i) {
+            combine(buffer.modulation.get() + i % batch * 6 * width,
+                    d.blocks[static_cast<size_t>(i / batch)].table.get(), width, buffer.combined.get() + i * 6 * width);
+        });
+        for (int64_t b = 0; b < batch; b++)
+            for (int64_t i = 0; i < 2 * width; i++)
+                buffer.final_table.get()[b * 2 * width + i] =
+                    (d.final_table.get()[i] + condition[b * width + i % width]) + (i < width ? 0.0f : 1.0f);
+    }
+
+    void make_tokens() {
+        const int64_t channels = spec.token_channels();
+        for (int64_t b = 0; b < batch; b++) {
+            float *to = buffer.tokens.get() + b * tokens * 2 * channels;
+            const float *previous = in.previous + b * spec.latent_size(), *x = in.x + b * spec.latent_size();
+            each_latent(spec, [&](int64_t from, int64_t token, int64_t place) {
+                to[token * 2 * channels + place] = previous[from];
+                to[token * 2 * channels + channels + place] = x[from];
+            });
+        }
+        auto call = linear(world.dynamics.input, rows, buffer.tokens.get(), 2 * channels, buffer.h.get());
+        call.bias = buffer.action.get(), call.bias_step = width, call.player_rows = tokens;
+        run(call, rows);
+    }
+
+    template <typename Body> void each_row(const Body &body) {
+        world.pool->run((rows + 3) / 4, [&](int64_t task) {
+            for (int64_t row = 4 * task; row < rows && row < 4 * task + 4; row++) body(row);
+        });
+    }
+
+    /* normal = norm(h) scale + shift, token by token; one player's scale and shift lie `step` apart. */
+    void normalise(const float *scale, const float *shift, int64_t step, int to) {
+        each_row([&](int64_t row) {
+            float *normal = buffer.normal.get() + row * width;
+            world.kernels->modulate(buffer.h.get() + row * width, width, scale + row / tokens * step,
+                                    shift + row / tokens * step, normal);
+            narrow(normal, width, row, to);
+        });
+    }
+
+    /* One row in the format of the next product. */
+    void narrow(const float *from, int64_t count, int64_t row, int to) {
+        char *place = buffer.narrow.get() + row * narrow_bytes;
+        if (to == DREAMLOOP_BF16) world.kernels->to_bf16(from, count, reinterpret_cast<uint16_t *>(place));
+        if (to == DREAMLOOP_I8)
+            world.kernels->quantize(from, count, reinterpret_cast<uint8_t *>(place), buffer.row_scale.get() + row,
+                                    buffer.row_zero.get() + row);
+    }
+
+    /* A product of a block, over rows that `narrow` made, or in float32 over `a` itself. */
+    dreamloop_product narrow_product(const Layer &layer, const float *a, int64_t a_width, float *out) {
+        dreamloop_product call = linear(layer, rows, a, a_width, out);
+        if (layer.format == DREAMLOOP_F32) return call;
+        call.a = buffer.narrow.get(), call.a_x = narrow_bytes / element_bytes(layer.format);
+        call.row_scale = buffer.row_scale.get(), call.row_zero = buffer.row_zero.get(), call.row_step = 1;
+        return call;
+    }
+
+    /* One head of one player: its keys and values into the ring, then its attention. */
+    void attend(int64_t layer, int64_t task) {
+        const int64_t b = task / spec.heads, head = task % spec.heads, d = spec.head_size(), half = d / 2;
+        const int64_t slot_tokens = spec.tokens_padded(), ring_tokens = spec.ring_tokens();
+        float *keys = in.ring + (((2 * layer) * batch + b) * spec.heads + head) * ring_tokens * d;
+        float *values = keys + batch * spec.heads * ring_tokens * d;
+        const int64_t own = in.slot[b] * slot_tokens * d, angles = b * tokens * half;
+        const Block &block = world.dynamics.blocks[static_cast<size_t>(layer)];
+
+        dreamloop_heads heads{};
+        heads.qkv = buffer.qkv.get() + b * tokens * 3 * width + head * d;
+        heads.qkv_stride = 3 * width, heads.part_stride = width, heads.tokens = tokens, heads.head_size = d;
+        heads.query_norm = block.query_norm.get(), heads.key_norm = block.key_norm.get();
+        heads.cosine = in.cosine + angles, heads.sine = in.sine + angles;
+        heads.store_cosine = in.store_cosine + angles, heads.store_sine = in.store_sine + angles;
+        heads.query = buffer.query.get() + task * tokens * d, heads.key = keys + own, heads.value = values + own;
+        world.kernels->heads(&heads);
+
+        float *turned = buffer.turned.get() + task * spec.sink_frames * slot_tokens * d;
+        for (int64_t sink = 0; sink < spec.sink_frames; sink++) {
+            const float *cosine = in.sink_cosine + (b * spec.sink_frames + sink) * half;
+            const float *sine = in.sink_sine + (b * spec.sink_frames + sink) * half;
+            for (int64_t t = sink * slot_tokens; t < (sink + 1) * slot_tokens; t++)
+                for (int64_t i = 0; i < half; i++) {
+                    const float first = keys[t * d + i], second = keys[t * d + half + i];
+                    turned[t * d + i] = first * cosine[i] - second * sine[i];
+                    turned[t * d + half + i] = first * sine[i] + second * cosine[i];
+                }
+        }
+
+        dreamloop_attention call{};
+        call.batch = call.heads = call.list_players = call.list_heads = call.length_players = 1;
+        call.tokens = tokens, call.head_size = d, call.scale = 1.0f / std::sqrt(static_cast<float>(d));
+        call.block_tokens = spec.block_tokens(), call.query_blocks = spec.blocks();
+        call.key_blocks = spec.slots() * spec.blocks(), call.max_blocks = in.max_blocks;
+        const int64_t list =
+            ((in.list_players > 1 ? b : 0) * in.list_heads + (in.list_heads > 1 ? head : 0)) * call.query_blocks;
+        call.block_index = in.block_index + list * in.max_blocks, call.block_count = in.block_count + list;
+        call.block_length = in.block_length + (in.length_players > 1 ? b : 0) * call.key_blocks;
+        call.query = heads.query, call.key = keys, call.value = values;
+        call.turned = turned, call.turned_rows = spec.sink_frames * slot_tokens;
+        call.out = buffer.attended.get() + b * tokens * width + head * d;
+        call.query_stride[2] = call.key_stride[2] = call.value_stride[2] = d;
+        call.out_stride[2] = width;
+        world.kernels->attention(&call, buffer.scratch.get() + task * DREAMLOOP_TILE_KEYS * d);
+    }
+
+    void block(int64_t layer) {
+        const Block &weights = world.dynamics.blocks[static_cast<size_t>(layer)];
+        const float *part = buffer.combined.get() + layer * batch * 6 * width; /* shift1, scale1, gate1, shift2, ... */
+        const int64_t step = 6 * width;
+        normalise(part + width, part, step, format);
+        run(narrow_product(weights.qkv, buffer.normal.get(), width, buffer.qkv.get()), rows);
+        world.pool->run(batch * spec.heads, [&](int64_t task) { attend(layer, task); });
+        if (format != DREAMLOOP_F32)
+            each_row([&](int64_t row) { narrow(buffer.attended.get() + row * width, width, row, format); });
+        auto out = narrow_product(weights.out, buffer.attended.get(), width, buffer.h.get());
+        out.gate = part + 2 * width, out.gate_step = step, out.player_rows = tokens, out.residual = buffer.h.get();
+        run(out, rows);
+        normalise(part + 4 * width, part + 3 * width, step, format);
+        auto up = narrow_product(weights.up, buffer.normal.get(), width, buffer.up.get());
+        up.activation = DREAMLOOP_GELU;
+        run(up, rows);
+        if (format != DREAMLOOP_F32)
+            each_row([&](int64_t row) { narrow(buffer.up.get() + row * spec.mlp_width, spec.mlp_width, row, format); });
+        auto down = narrow_product(weights.down, buffer.up.get(), spec.mlp_width, buffer.h.get());
+        down.gate = part + 5 * width, down.gate_step = step, down.player_rows = tokens, down.residual = buffer.h.get();
+        run(down, rows);
+    }
+
+    void finish(float *z) {
+        const int64_t channels = spec.token_channels();
+        normalise(buffer.final_table.get() + width, buffer.final_table.get(), 2 * width, DREAMLOOP_F32);
+        run(linear(world.dynamics.output, rows, buffer.normal.get(), width, buffer.output.get()), rows);
+        for (int64_t b = 0; b < batch; b++) {
+            const float *from = buffer.output.get() + b * tokens * channels;
+            const int64_t first = b * spec.latent_size();
+            each_latent(spec, [&](int64_t to, int64_t token, int64_t place) {
+                z[first + to] = in.previous[first + to] + from[token * channels + place];
+            });
+        }
+    }
+};
+
+} // namespace
+
+dreamloop_product product_of(const Layer &layer, int64_t rows) {
+    static const int64_t no_offset = 0;
+    dreamloop_product call{};
+    call.format = layer.format, call.row_length = rows, call.columns = layer.columns;
+    call.taps = &no_offset, call.tap_count = layer.taps, call.depth = layer.depth;
+    call.weights = layer.weights.get(), call.player_rows = rows;
+    if (layer.has_bias) call.bias = layer.bias.get();
+    call.column_scale = layer.column_scale.get(), call.column_sum = layer.column_sum.get();
+    return call;
+}
+
+void run_products(dreamloop_world &world, const dreamloop_product *calls, int64_t count, int64_t rows) {
+    const dreamloop_kernels &kernels = *world.kernels;
+    const int64_t panels = (calls[0].columns + kernels.panel - 1) / kernels.panel;
+    if (rows <= SMALL_ROWS && !calls[0].pixels) { /* few rows: every task reads its own weights, once */
+        world.pool->run(count * panels, [&](int64_t task) {
+            kernels.product(calls + task / panels, 0, rows, task % panels, task % panels + 1);
+        });
+        return;
+    }
+    const int64_t parts = (rows + TASK_ROWS - 1) / TASK_ROWS;
+    world.pool->run(count * parts, [&](int64_t task) {
+        const int64_t first = task % parts * TASK_ROWS, last = first + TASK_ROWS < rows ? first + TASK_ROWS : rows;
+        kernels.product(calls + task / parts, first, last, 0, panels);
+    });
+}
+
+void pass(dreamloop_world &world, const dreamloop_pass_inputs &inputs, float *z) {
+    Pass run(world, inputs);
+    run.conditions();
+    run.make_tokens();
+    for (int64_t layer = 0; layer < world.spec.layers; layer++) run.block(layer);
+    run.finish(z);
+}
+
+} // namespace dreamloop

@@ -1,0 +1,105 @@
+/* What stands between the products: the norm that opens a block, queries, keys and values of a head, and the
+ * rows in the format of the next product.
+ *
+ *     modulate   out = x / sqrt(mean x^2 + 1e-6) scale + shift           over the width
+ *     heads      query = turn(norm(q) query_norm, cos, sin)              norm over the head, without mean
+ *                key   = turn(norm(k) key_norm, store_cos, store_sin)    as it is written to the ring
+ *                value = v
+ *     turn       pairs (i, i + D/2):  x_i cos - x_j sin,  x_i sin + x_j cos
+ *     quantize   scale = (highest - lowest) / 255, zero = -lowest / scale, out = x / scale + zero      both ends take
+ *                in 0, so the tail of GELU below it costs one bit at most; scale and zero belong to this row alone
+ *
+ * A sum of squares runs over the lanes of one register and is then added up lane by lane: its order hangs on the
+ * tier and the width alone.
+ */
+#include "kernels.h"
+#include "vectors.h"
+
+static const float NORM_EPSILON = 1e-6f;
+
+/* 1 / sqrt(mean x^2 + epsilon) */
+INLINE float norm_of(const float *x, int64_t count) {
+    vec squares = vec{};
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const vec part = load_part(x + i, count - i);
+        squares += part * part;
+    }
+    float sum = 0;
+    for (int i = 0; i < WIDTH; i++) sum += squares[i];
+    return 1.0f / __builtin_sqrtf(sum / (float)count + NORM_EPSILON);
+}
+
+extern "C" void ENTRY(dreamloop_modulate)(const float *x, int64_t width, const float *scale, const float *shift,
+                                          float *out) {
+    const float norm = norm_of(x, width);
+    for (int64_t i = 0; i < width; i += WIDTH) {
+        const int64_t count = width - i;
+        store_part(out + i, load_part(x + i, count) * norm * load_part(scale + i, count) + load_part(shift + i, count),
+                   count);
+    }
+}
+
+INLINE void turned(const float *x, const float *weight, int64_t head_size, const float *cosine, const float *sine,
+                   float *out) {
+    const float norm = norm_of(x, head_size);
+    const int64_t pairs = head_size / 2;
+    for (int64_t i = 0; i < pairs; i++) {
+        const float a = x[i] * norm * weight[i], b = x[i + pairs] * norm * weight[i + pairs];
+        out[i] = a * cosine[i] - b * sine[i];
+        out[i + pairs] = a * sine[i] + b * cosine[i];
+    }
+}
+
+extern "C" void ENTRY(dreamloop_heads)(const dreamloop_heads *call) {
+    const int64_t d = call->head_size;
+    for (int64_t t = 0; t < call->tokens; t++) {
+        const float *from = call->qkv + t * call->qkv_stride;
+        const int64_t angle = t * (d / 2);
+        turned(from, call->query_norm, d, call->cosine + angle, call->sine + angle, call->query + t * d);
+        turned(from + call->part_stride, call->key_norm, d, call->store_cosine + angle, call->store_sine + angle,
+               call->key + t * d);
+        __builtin_memcpy(call->value + t * d, from + 2 * call->part_stride, (uint64_t)d * sizeof(float));
+    }
+}
+
+extern "C" void ENTRY(dreamloop_to_bf16)(const float *x, int64_t count, uint16_t *out) {
+    for (int64_t i = 0; i < count; i += WIDTH) store_bf16(out + i, load_part(x + i, count - i), count - i);
+}
+
+extern "C" void ENTRY(dreamloop_quantize)(const float *x, int64_t count, uint8_t *out, float *scale, int32_t *zero) {
+    vec high = vec{}, low = vec{}, nothing = vec{};
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const vec part = load_part(x + i, count - i);
+        high = part > high ? part : high;
+        low = part < low ? part : low;
+        nothing += part * 0.0f; /* NaN where a value is not finite */
+    }
+    float highest = 0, lowest = 0, poison = 0;
+    for (int i = 0; i < WIDTH; i++) {
+        highest = high[i] > highest ? high[i] : highest;
+        lowest = low[i] < lowest ? low[i] : lowest;
+        poison += nothing[i];
+    }
+    const float range = highest - lowest, inverse = range > 0 && poison == 0 ? 255.0f / range : 0.0f;
+    *zero = (int32_t)(-lowest * inverse + 0.5f);
+    *scale = range / 255.0f + poison;
+    for (int64_t i = 0; i < count; i += WIDTH)
+        store_bytes(out + i, load_part(x + i, count - i) * inverse + (float)*zero, count - i);
+}
+
+extern "C" float ENTRY(dreamloop_highest)(const float *x, int64_t count) {
+    vec high = vec{}, nothing = vec{};
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        const vec part = load_part(x + i, count - i);
+        high = part > high ? part : high;
+        nothing += part * 0.0f;
+    }
+    float highest = 0;
+    for (int i = 0; i < WIDTH; i++) highest = high[i] > highest ? high[i] : highest;
+    for (int i = 0; i < WIDTH; i++) highest += nothing[i];
+    return highest;
+}
+
+extern "C" void ENTRY(dreamloop_quantize_relu)(const float *x, int64_t count, float inverse, uint8_t *out) {
+    for (int64_t i = 0; i < count; i += WIDTH) store_bytes(out + i, load_part(x + i, count - i) * inverse, count - i);
+}

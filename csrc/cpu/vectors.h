@@ -1,0 +1,98 @@
+/* What the kernels of one instruction tier share: the vector of the tier and a few functions on it.
+ *
+ * Each tier is a translation unit with its own flags, and the linker may keep any one copy of an inline
+ * function: so everything here is static and inlined, and no header of the C++ library is included.
+ * The vectors are the vector extension of GCC and Clang. DREAMLOOP_WIDTH is the number of floats in a register.
+ */
+#ifndef DREAMLOOP_VECTORS_H
+#define DREAMLOOP_VECTORS_H
+
+#include <stdint.h>
+
+#if !defined(DREAMLOOP_WIDTH) || !defined(DREAMLOOP_TIER)
+#error "CMakeLists.txt gives each tier DREAMLOOP_WIDTH (floats in a register) and DREAMLOOP_TIER (its name)"
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define DREAMLOOP_JOIN2(a, b) a##_##b
+#define DREAMLOOP_JOIN(a, b) DREAMLOOP_JOIN2(a, b)
+#define ENTRY(name) DREAMLOOP_JOIN(name, DREAMLOOP_TIER) /* the name of an entry point in this tier */
+
+enum { WIDTH = DREAMLOOP_WIDTH };
+
+typedef float vec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
+typedef uint32_t uvec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
+typedef int32_t ivec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
+
+/* Rows need no alignment beyond that of their elements. */
+template <typename V> INLINE V load(const void *from) {
+    V value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+}
+
+template <typename V> INLINE void store(void *to, V value) { __builtin_memcpy(to, &value, sizeof value); }
+
+/* The first `count` lanes of a vector, zero beyond; count >= 1, and from WIDTH up all of it. */
+INLINE vec load_part(const void *from, int64_t count) {
+    if (count >= WIDTH) return load<vec>(from);
+    vec value = vec{};
+    __builtin_memcpy(&value, from, (uint64_t)count * 4);
+    return value;
+}
+
+INLINE void store_part(float *to, vec value, int64_t count) {
+    if (count >= WIDTH) return store<vec>(to, value);
+    __builtin_memcpy(to, &value, (uint64_t)count * 4);
+}
+
+/* exp(x) for x <= 0, from -87 down taken as exp(-87); NaN gives NaN. Cephes' polynomial (Moshier),
+ * relative error 2e-7; good up to x = 88 as well. */
+INLINE vec exponential(vec x) {
+    const float round_to_integer = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
+    x = x < -87.0f ? vec{} - 87.0f : x;
+    const vec shifted = x * 1.44269504f + round_to_integer;
+    const vec n = shifted - round_to_integer;
+    const vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * (r * r) + (r + 1.0f);
+    const uvec power = ((uvec)shifted << 23) + 0x3f800000u;
+    return y * (vec)power; /* a product, not a sum of exponents: it keeps NaN */
+}
+
+/* x / (1 + exp(-x)) */
+INLINE vec silu(vec x) {
+    const vec power = -x;
+    return x / (exponential(power > 88.0f ? vec{} + 88.0f : power) + 1.0f);
+}
+
+/* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, written with one exponential. */
+INLINE vec gelu_tanh(vec x) {
+    const vec power = x * (x * x * 0.044715f + 1.0f) * -1.5957691216f;
+    return x / (exponential(power > 88.0f ? vec{} + 88.0f : power) + 1.0f);
+}
+
+/* bfloat16 is the upper half of a float: nearest, ties to even; NaN stays NaN. `count` of them, WIDTH at most. */
+INLINE void store_bf16(uint16_t *to, vec value, int64_t count) {
+    typedef uint16_t half_vec __attribute__((vector_size(2 * DREAMLOOP_WIDTH)));
+    const uvec bits = (uvec)value;
+    const uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uvec kept = value == value ? rounded : (bits >> 16) | 0x40u;
+    const half_vec halves = __builtin_convertvector(kept, half_vec);
+    __builtin_memcpy(to, &halves, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}) * 2);
+}
+
+/* Levels as bytes, to the nearest; levels below 0 or above 255 are taken as these. */
+INLINE void store_bytes(uint8_t *to, vec level, int64_t count) {
+    typedef uint8_t byte_vec __attribute__((vector_size(DREAMLOOP_WIDTH)));
+    level = level > 0.0f ? level : vec{};
+    level = level < 255.0f ? level : vec{} + 255.0f;
+    const byte_vec bytes = __builtin_convertvector(__builtin_convertvector(level + 0.5f, ivec), byte_vec);
+    __builtin_memcpy(to, &bytes, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}));
+}
+
+#endif

@@ -1,0 +1,260 @@
+"""How fast each engine makes a frame of a world here, verified before timed. The verb `dreamloop bench`.
+
+    dreamloop bench doom-arena --json
+
+Every variant plays the same actions on the same number of threads. It is first held to the float64 oracle: one
+step from the same state, the largest difference of the latents against a bound of its precision; what fails
+is not timed. Then the variants take turns, frame by frame, so that a busy machine slows all of them alike.
+
+    p50_ms, p95_ms, p99_ms   of a whole frame: host inputs, pass, decoder; dynamics_ms, decode_ms: medians of the parts
+    ratio                    median of plain torch (eager, float32) over the median of this variant
+    share_of_limit           (sum over operations of FLOP / measured limit of their precision) / median of the pass
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamloop.models.core.errors import DreamloopError, EngineError
+from dreamloop.models.core.memory import visible
+from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.core.world import World
+from dreamloop.runtime.clock import SystemClock
+from dreamloop.runtime.engines import open_engine
+from dreamloop.runtime.engines.base import Engine, State
+
+VERIFY_FRAMES = 8
+WARMUP_FRAMES = 10
+# largest error of a latent, as a share of the largest latent of the oracle; random tiny worlds measure a tenth of it
+BOUNDS = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.15}
+REFERENCE = "torch-eager-fp32"
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table: an engine in one precision, and how it is opened."""
+
+    name: str
+    precision: str
+    open: Callable[[World, int], Engine]
+
+
+def _own(engine: str, precision: str) -> Callable[[World, int], Engine]:
+    return lambda world, threads: open_engine(world, engine, precision, threads)
+
+
+def _compiled(world: World, threads: int) -> Engine:
+    engine: Engine = importlib.import_module("dreamloop.runtime.engines.torch_engine").CompiledTorchEngine(
+        world, threads=threads)
+    return engine
+
+
+def _onnx_int8(world: World, threads: int) -> Engine:
+    engine: Engine = importlib.import_module("dreamloop.runtime.engines.onnx_int8").OnnxInt8Engine(
+        world, threads=threads)
+    return engine
+
+
+VARIANTS = {v.name: v for v in (
+    Variant("native-fp32", "fp32", _own("native", "fp32")),
+    Variant("native-bf16", "bf16", _own("native", "bf16")),
+    Variant("native-int8", "int8", _own("native", "int8")),
+    Variant(REFERENCE, "fp32", _own("torch", "fp32")),
+    Variant("torch-compile-fp32", "fp32", _compiled),
+    Variant("onnxruntime-fp32", "fp32", _own("onnxruntime", "fp32")),
+    Variant("onnxruntime-int8", "int8", _onnx_int8))}
+
+
+def chosen(engines: str) -> list[Variant]:
+    """The variants of a comma-separated list: full names, engines (all their precisions), or `all`."""
+    names = [name.strip() for name in engines.split(",") if name.strip()]
+    picked = []
+    for name in names:
+        found = [v for v in VARIANTS.values() if name == "all" or v.name == name or v.name.startswith(f"{name}-")]
+        if not found:
+            raise DreamloopError(f"no variant {name[:100]!r}; known: all, {', '.join(VARIANTS)}")
+        picked += [v for v in found if v not in picked]
+    if not picked:
+        raise DreamloopError("no engine was named")
+    return picked
+
+
+def bench(world: World, engines: str = "all", frames: int = 300, threads: int = 2,
+          clock: Clock | None = None) -> dict[str, Any]:
+    """The report: `engines` name -> figures, `unavailable` name -> reason, and what they were measured on.
+
+    Raises `DreamloopError` for an unknown variant, and where torch, which everything is verified with, is missing.
+    """
+    variants = chosen(engines)
+    if REFERENCE not in {v.name for v in variants}:
+        variants.append(VARIANTS[REFERENCE])
+    history = oracle_steps(world)
+    running: dict[str, Engine] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    unavailable: dict[str, str] = {}
+    for variant in variants:
+        try:
+            engine = variant.open(world, threads)
+            error = largest_error(engine, history)
+        except (EngineError, ImportError, OSError) as reason:
+            unavailable[variant.name] = str(reason).splitlines()[0]
+            continue
+        bound = BOUNDS[variant.precision] * max(float(np.abs(step.after.latent).max()) for step in history)
+        if not error <= bound:
+            unavailable[variant.name] = f"error {error:.3g} against the float64 oracle is above the bound {bound:.3g}"
+            continue
+        running[variant.name], rows[variant.name] = engine, {"error_vs_oracle": error}
+    if REFERENCE not in running:
+        raise DreamloopError(f"nothing to compare with: {unavailable[REFERENCE]}")
+    for name, times in timed(running, frames, clock or SystemClock().now).items():
+        rows[name] |= figures(times)
+    limits = measured_limits(running)
+    for name, row in rows.items():
+        row["ratio"] = round(rows[REFERENCE]["p50_ms"] / row["p50_ms"], 3)
+        if limits:
+            least = 1e3 * least_seconds(world.spec, limits, VARIANTS[name].precision)
+            row["share_of_limit"] = round(least / row["dynamics_ms"], 3)
+    return {"world": world.name, "frames": frames, "threads": threads, "hardware": hardware(), "engines": rows,
+            "unavailable": unavailable, "limits_gflops": {p: round(v / 1e9, 1) for p, v in limits.items()}}
+
+
+# -- verifying -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OracleStep:
+    """A state before a step, the actions, and the same state after it, all in float64 torch."""
+
+    before: State
+    actions: np.ndarray
+    after: State
+
+
+def actions_of(world: World, frame: int) -> np.ndarray:
+    """One player's actions of a frame, (1, A) float32, a function of the frame."""
+    return np.random.default_rng(frame).integers(0, 2, (1, world.spec.actions.size)).astype(np.float32)
+
+
+def oracle_steps(world: World) -> list[OracleStep]:
+    """The first frames from the world's first start, stepped in float64."""
+    oracle = open_engine(world, "torch", "fp64")
+    state = oracle.new_state(1)
+    state.seed[:] = 7
+    state.latent = oracle.encode(world.starts[:1]).astype(np.float32)
+    steps = []
+    for frame in range(VERIFY_FRAMES):
+        before = state.copy()
+        oracle.step(state, actions_of(world, frame))
+        steps.append(OracleStep(before, actions_of(world, frame), state.copy()))
+    return steps
+
+
+def largest_error(engine: Engine, steps: Sequence[OracleStep]) -> float:
+    """Largest difference of a latent after one step from the oracle's own state; NaN if there is one."""
+    errors = []
+    for step in steps:
+        state = engine.new_state(1)
+        ring = step.before.ring.numpy()
+        if isinstance(state.ring, np.ndarray):
+            state.ring[...] = ring
+        else:
+            state.ring.copy_(step.before.ring)
+        state.latent, state.frame, state.seed = step.before.latent.copy(), step.before.frame.copy(), step.before.seed
+        engine.step(state, step.actions)
+        errors.append(np.max(np.abs(state.latent.astype(np.float64) - step.after.latent)))
+    return float(np.max(errors))
+
+
+# -- timing --------------------------------------------------------------------------------------------
+
+
+def timed(engines: dict[str, Engine], frames: int, clock: Clock) -> dict[str, np.ndarray]:
+    """Seconds of (dynamics, decode) per frame and engine, (frames, 2) each; the engines take turns."""
+    states: dict[str, State] = {}
+    for name, engine in engines.items():
+        states[name] = engine.new_state(1)
+        states[name].latent = engine.encode(engine.world.starts[:1])
+    times = {name: np.zeros((frames, 2)) for name in engines}
+    for frame in range(-WARMUP_FRAMES, frames):
+        for name, engine in engines.items():
+            actions = actions_of(engine.world, frame + WARMUP_FRAMES)
+            began = clock()
+            engine.step(states[name], actions)
+            between = clock()
+            engine.decode(states[name].latent)
+            ended = clock()
+            if frame >= 0:
+                times[name][frame] = between - began, ended - between
+    return times
+
+
+def figures(times: np.ndarray) -> dict[str, float]:
+    """Figures of one engine from its (frames, 2) seconds."""
+    whole = 1e3 * times.sum(axis=1)
+    p50, p95, p99 = np.percentile(whole, [50, 95, 99])
+    dynamics, decode = 1e3 * np.median(times, axis=0)
+    return {"p50_ms": round(float(p50), 4), "p95_ms": round(float(p95), 4), "p99_ms": round(float(p99), 4),
+            "fps": round(float(1e3 / p50), 2), "dynamics_ms": round(float(dynamics), 4),
+            "decode_ms": round(float(decode), 4)}
+
+
+# -- the limit -----------------------------------------------------------------------------------------
+
+
+def pass_operations(spec: WorldSpec) -> dict[str, float]:
+    """FLOP of one pass of one player, by what they are: the products of the blocks, attention over a full
+    memory, and the rest (conditions, input and output)."""
+    d, t = spec.dynamics, spec.tokens
+    keys = int(visible(spec.memory, 1 << 20).sum()) * t
+    block = 2 * t * (4 * d.width * d.width + 2 * d.width * d.mlp_width)
+    condition = 2 * d.width * (spec.actions.size + spec.condition_size + d.width + 6 * d.width)
+    return {"blocks": float(d.layers * block), "attention": float(d.layers * 4 * t * keys * d.width),
+            "rest": float(condition + 2 * t * 3 * spec.token_channels * d.width)}
+
+
+def least_seconds(spec: WorldSpec, limits: dict[str, float], precision: str) -> float:
+    """Time that the passes of a frame take where every operation runs at its measured limit."""
+    flop = pass_operations(spec)
+    return len(spec.dynamics.sigmas) * (flop["blocks"] / limits[precision]
+                                        + (flop["attention"] + flop["rest"]) / limits["fp32"])
+
+
+def measured_limits(engines: dict[str, Engine]) -> dict[str, float]:
+    """Precision -> operations a second that this machine's threads reach together; empty without the kernels."""
+    for name, engine in engines.items():
+        measure = getattr(engine, "measure_limit", None)
+        if name.startswith("native-") and measure:
+            return {precision: measure(precision) for precision in BOUNDS}
+    return {}
+
+
+def hardware() -> str:
+    """Processor and cores, in words."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines()
+                  if line.startswith("model name")]
+        if models:
+            return f"{models[0]}, {len(models)} cores"
+    return name
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as lines of text."""
+    lines = [f"{report['world']} on {report['hardware']}, {report['threads']} threads, {report['frames']} frames",
+             f"{'':<20}{'p50 ms':>9}{'p99 ms':>9}{'fps':>8}{'pass':>8}{'decode':>8}{'ratio':>8}{'limit':>7}"
+             f"{'error':>10}"]
+    for name, row in sorted(report["engines"].items(), key=lambda item: item[1]["p50_ms"]):
+        lines.append(f"{name:<20}{row['p50_ms']:9.2f}{row['p99_ms']:9.2f}{row['fps']:8.1f}{row['dynamics_ms']:8.2f}"
+                     f"{row['decode_ms']:8.2f}{row['ratio']:8.2f}{row.get('share_of_limit', float('nan')):7.2f}"
+                     f"{row['error_vs_oracle']:10.1e}")
+    return "\n".join(lines + [f"{name}: {why}" for name, why in report["unavailable"].items()])

@@ -1,0 +1,91 @@
+"""Engine `native`: the whole frame in C++ (csrc/), one call per pass, without torch or ONNX Runtime.
+
+The host's part of a pass (condition, angles, slots, plan, noise) comes from `pass_inputs` as for
+every engine; the kernels read and write the State's ring in place. A frame has the same bits for any
+number of threads and any batch size; another instruction tier rounds differently in the last bits.
+
+    fp32   everything in float32
+    bf16   the products of the blocks and the decoder's 3x3 convolutions, with sums in float32
+    int8   the same in int8: weights per output channel; activations anew at every frame, per token in the
+           blocks and per picture in the decoder
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import numpy as np
+
+from dreamloop.models.core import packed
+from dreamloop.models.core.conditioning import pass_inputs
+from dreamloop.models.core.errors import EngineError
+from dreamloop.models.core.world import World
+from dreamloop.runtime import kernels
+from dreamloop.runtime.engines.base import State, empty_state
+
+DEFAULT_THREADS = 2  # one frame is too little work for more
+MOST_THREADS = 64
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+class NativeEngine:
+    """precision: one of `PRECISIONS`. threads: that one pass may use; None is two, or one per core there is.
+    The instruction tier is the fastest that runs here, or the one that DREAMLOOP_ISA names."""
+
+    name = "native"
+
+    def __init__(self, world: World, precision: str = PRECISIONS[0], threads: int | None = None) -> None:
+        if precision not in PRECISIONS:
+            raise EngineError(f"engine native knows precision {', '.join(PRECISIONS)}, not {str(precision)[:40]!r}")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise EngineError(f"threads={threads} must be 1..{MOST_THREADS}")
+        tier = kernels.instruction_tier()  # raises where the kernels are not built
+        module = importlib.import_module("dreamloop.runtime._kernels")
+        self.world, self.precision = world, precision
+        self._native = module.World(packed.pack(world), threads or min(DEFAULT_THREADS, _cores()), tier, precision)
+
+    def new_state(self, batch: int = 1) -> State:
+        return empty_state(self.world.spec, np.zeros(self.world.spec.ring_shape(batch), np.float32), batch)
+
+    def step(self, state: State, actions: np.ndarray) -> None:
+        spec, frames = self.world.spec, state.frame + 1
+        z: np.ndarray | None = None
+        for index, sigma in enumerate(spec.dynamics.sigmas):
+            i = pass_inputs(spec, frames, state.seed, actions, index)
+            x = i.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * i.noise
+            z = np.empty_like(state.latent)
+            self._native.step(state.ring, np.ascontiguousarray(state.latent, np.float32), x, i.action, i.condition,
+                              i.cos, i.sin, i.store_cos, i.store_sin, i.sink_cos, i.sink_sin, i.slot,
+                              i.plan.block_index, i.plan.block_count, i.plan.block_length, z)
+        assert z is not None
+        state.latent, state.frame = z, frames
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        spec = self.world.spec
+        frames = np.empty((len(latents), spec.frame_height, spec.frame_width, 3), np.uint8)
+        self.decode_into(latents, frames)
+        return frames
+
+    def decode_into(self, latents: np.ndarray, frames: np.ndarray) -> None:
+        """`decode` into a caller's (B, H, W, 3) uint8 array; its rows may lie apart (a part of a larger picture)."""
+        self._native.decode(np.ascontiguousarray(latents, np.float32), frames)
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        latents = np.empty((len(frames), *self.world.spec.latent_shape), np.float32)
+        self._native.encode(np.ascontiguousarray(frames), latents)
+        return latents
+
+    def measure_limit(self, precision: str) -> float:
+        """Operations a second (a multiplication and an addition are two) that this engine's threads reach in
+        products of `precision` that stay in the caches; takes a fraction of a second."""
+        return float(self._native.measure_limit(precision))
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": self.name, **self._native.describe(), "device": "cpu"}
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

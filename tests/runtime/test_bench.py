@@ -1,0 +1,96 @@
+"""`dreamloop bench`: verified before timed, the keys that its readers use, figures that follow from the clock."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clocks import FakeClock, TimedEngine
+from worlds import tiny_spec, tiny_world
+
+from dreamloop.demos.cli import main
+from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import DynamicsSpec, MemorySpec, PlanSpec
+from dreamloop.models.core.world import World
+from dreamloop.runtime import bench as benches, kernels
+from dreamloop.runtime.engines.base import Engine
+
+KEYS = {"p50_ms", "p95_ms", "p99_ms", "fps", "error_vs_oracle", "ratio", "dynamics_ms", "decode_ms"}
+SMALL = ("native-fp32", "torch-eager-fp32", "onnxruntime-fp32", "onnxruntime-int8")
+EXPECTED = [name for name in SMALL if not (name.startswith("native") and kernels.available())]
+
+
+def test_the_verb_reports_every_engine_that_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_world(tmp_path / "tiny")
+    assert main(["bench", str(tmp_path / "tiny"), "--engines", ",".join(EXPECTED), "--frames", "5", "--threads", "1",
+                 "--json"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    report = json.loads(said[-1])
+    assert set(report["engines"]) == set(EXPECTED) and report["unavailable"] == {}
+    for name, row in report["engines"].items():
+        assert row.keys() >= KEYS and 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["ratio"] > 0 and 0 <= row["error_vs_oracle"] < (0.2 if "int8" in name else 1e-4)
+        assert ("share_of_limit" in row) == (kernels.available() is None)
+        assert any(line.startswith(name) for line in said)
+    assert report["engines"]["torch-eager-fp32"]["ratio"] == 1
+
+
+def test_an_engine_that_errs_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One weight off, as a wrong kernel would be; and a NaN must not pass for small."""
+    world = tiny_world(tmp_path)
+
+    def opened(value: float) -> Any:
+        def open_wrong(world: World, threads: int) -> Engine:
+            weights = {name: w.copy() for name, w in world.weights.items()}
+            weights["dynamics.output.bias"][0] += value
+            return benches.open_engine(World(world.spec, weights, world.starts, world.hash), "torch", "fp32", threads)
+        return open_wrong
+
+    for value in (0.1, np.nan):
+        wrong = benches.Variant("wrong", "fp32", opened(value))
+        monkeypatch.setitem(benches.VARIANTS, "wrong", wrong)
+        report = benches.bench(world, "wrong", frames=2, threads=1)
+        assert set(report["engines"]) == {"torch-eager-fp32"}
+        assert "above the bound" in report["unavailable"]["wrong"]
+
+
+def test_an_engine_that_cannot_run_is_listed_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = benches.Variant("missing", "fp32", lambda world, threads: benches.open_engine(world, "tensorrt"))
+    monkeypatch.setitem(benches.VARIANTS, "missing", missing)
+    report = benches.bench(tiny_world(tmp_path), "missing", frames=2, threads=1)
+    assert "tensorrt" in report["unavailable"]["missing"] and "missing" not in report["engines"]
+
+
+def test_an_unknown_variant_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(DreamloopError, match="'quantum'; known: all, native-fp32"):
+        benches.bench(tiny_world(tmp_path), "quantum")
+
+
+def test_figures_are_percentiles_of_whole_frames() -> None:
+    times = np.stack([np.arange(1, 101) * 1e-3, np.full(100, 1e-3)], axis=1)
+    row = benches.figures(times)
+    assert row["p50_ms"] == 51.5 and row["p99_ms"] == pytest.approx(100.01) and row["fps"] == round(1e3 / 51.5, 2)
+    assert row["dynamics_ms"] == 50.5 and row["decode_ms"] == 1
+
+
+def test_operations_are_those_of_the_network() -> None:
+    """Counted by hand for a world of one layer: 6 tokens, width 32, MLP 48, a memory of 3 frames."""
+    spec = tiny_spec(dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=48),
+                     memory=MemorySpec(window_frames=3), plan=PlanSpec())
+    assert spec.tokens == 6
+    found = benches.pass_operations(spec)
+    assert found["blocks"] == 2 * 6 * (32 * 96 + 32 * 32 + 2 * 32 * 48)
+    assert found["attention"] == 2 * (2 * 6 * 18 * 32)
+    least = benches.least_seconds(spec, {"fp32": 1e9, "int8": 4e9}, "int8")
+    assert least == pytest.approx(found["blocks"] / 4e9 + (found["attention"] + found["rest"]) / 1e9)
+
+
+def test_the_clock_is_read_around_each_half_of_a_frame(tmp_path: Path) -> None:
+    clock = FakeClock()
+    engine: Any = TimedEngine(tiny_world(tmp_path), clock, itertools.repeat(3e-3), decode_s=2e-3)
+    times = benches.timed({"a": engine}, 4, clock.now)["a"]
+    assert times == pytest.approx(np.tile([3e-3, 2e-3], (4, 1)))
