@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_embed import WORLDS
+from csrc.test_embed import WORLDS
 from worlds import tiny_spec, tiny_world
 
 from dreamloop.models.core import packed
