@@ -33,9 +33,10 @@ def pack_world(run: Run, spec: WorldSpec, data: Recording) -> World:
 def start_frames(data: Recording) -> np.ndarray:
     """Frames to start from, (START_FRAMES, H, W, 3) uint8: moments of episodes a second and a half in,
     when the weapon is up, with much to see."""
-    moment = 52
+    moment = min(52, int(data.lengths.max()) - 1)
     busy = [(int(data.objects(e, moment, 1).sum()), e) for e in range(len(data.lengths)) if data.lengths[e] > moment]
-    starts = [data.frames(e, moment, 1)[0] for _, e in sorted(busy, reverse=True)[2 :: 3]]
+    ranked = [e for _, e in sorted(busy, reverse=True)]
+    starts = [data.frames(e, moment, 1)[0] for e in ranked[2::3] or ranked]
     return np.stack(starts[:START_FRAMES])
 
 
