@@ -41,18 +41,22 @@ class Recording:
         packed = self._files[episode].get_slice("objects")[first : min(first + count, int(self.lengths[episode]))]
         return np.unpackbits(packed, axis=2, count=self.width).astype(bool)
 
-    def sample_frames(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`count` random moments: the frame, the one before it (itself at an episode's start), both
-        (count, H, W, 3) uint8, and the frame's objects (count, H, W) bool."""
-        now, before, objects = [], [], []
+    def sample_moments(self, rng: np.random.Generator,
+                       count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`count` random moments: the two frames before and the frame itself, (count, 3, H, W, 3) uint8
+        (an episode's first frame stands for those before it); the actions that led to the last two
+        of them, (count, 2, A) float32; the last frame's objects, (count, H, W) bool."""
+        frames, actions, objects = [], [], []
         for index in rng.integers(0, len(self), count):
             episode = int(np.searchsorted(self.starts, index, side="right") - 1)
             t = int(index - self.starts[episode])
-            pair = self.frames(episode, max(t - 1, 0), 2 if t else 1)
-            now.append(pair[-1])
-            before.append(pair[0])
+            first = max(t - 2, 0)
+            missing = 2 - (t - first)
+            found = self.frames(episode, first, t - first + 1)
+            frames.append(np.concatenate([found[:1].repeat(missing, 0), found]))
+            actions.append(self.actions[episode][[max(t - 1, 0), t]])
             objects.append(self.objects(episode, t, 1)[0])
-        return np.stack(now), np.stack(before), np.stack(objects)
+        return np.stack(frames), np.stack(actions), np.stack(objects)
 
 
 class LatentClips:

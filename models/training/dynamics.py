@@ -36,11 +36,11 @@ from dreamloop.models.training.run import Run, train_stage
 
 @dataclass(frozen=True)
 class DynamicsTraining:
-    clip_frames: int = 40
-    batch_clips: int = 4
+    clip_frames: int = 24
+    batch_clips: int = 6
     learning_rate: float = 2e-3
     matrix_learning_rate: float = 2e-2  # Muon, for the matrices of the blocks
-    noisy_target_share: float = 0.1
+    noisy_target_share: float = 0.25
     history_noise: float = 0.5
     history_noise_share: float = 0.7
     history_noise_told: float = 0.5  # how often the level is given as condition; at play it is not
@@ -52,7 +52,7 @@ class DynamicsTraining:
 
 @dataclass(frozen=True)
 class SelfRolloutTraining:
-    clip_frames: int = 40
+    clip_frames: int = 32
     batch_clips: int = 4
     learning_rate: float = 1e-3
     matrix_learning_rate: float = 1e-2

@@ -48,13 +48,14 @@ def test_a_recording_reads_back_what_was_saved(folder: Path) -> None:
 
 def test_sampled_moments_hold_together_and_every_frame_comes_up(folder: Path) -> None:
     data = Recording(folder)
-    now, before, objects = data.sample_frames(np.random.default_rng(0), 400)
+    frames, actions, objects = data.sample_moments(np.random.default_rng(0), 400)
     seen = set()
-    for frame, last, shown in zip(now, before, objects, strict=True):
-        number, t = int(frame[0, 0, 0]), int(frame[0, 0, 1])
+    for triple, led, shown in zip(frames, actions, objects, strict=True):
+        number, t = int(triple[2, 0, 0, 0]), int(triple[2, 0, 0, 1])
         seen.add((number, t))
-        assert (last[..., 0] == number).all(), "the frame before is of another episode"
-        assert (last[..., 1] == max(t - 1, 0)).all()
+        assert (triple[..., 0] == number).all(), "a frame before is of another episode"
+        assert triple[:, 0, 0, 1].tolist() == [max(t - 2, 0), max(t - 1, 0), t]
+        assert led.tolist() == [[number, max(t - 1, 0)], [number, t]]
         assert np.argwhere(shown).tolist() == [[number, t]]
     assert seen == {(number, t) for number, length in enumerate(LENGTHS) for t in range(length)}
 
