@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from dreamloop.demos.environment import register
+from dreamloop.models.core.errors import DreamloopError
 
 
 def change(before: np.ndarray, action: np.ndarray, after: np.ndarray) -> float:
@@ -59,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    print(f"mean change of a frame: {run(args.world, args.steps, args.seed):.2f} of 255")
+    try:
+        print(f"mean change of a frame: {run(args.world, args.steps, args.seed):.2f} of 255")
+    except DreamloopError as error:
+        parser.exit(2, f"agent: {error}\n")
     return 0
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -71,7 +73,8 @@ def _play_options(args: argparse.Namespace) -> Any:
     return PlayOptions(
         engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed, start=args.start,
         frames=args.frames, headless=args.headless, record=args.record, actions=args.actions, scale=args.scale,
-        watch=args.watch, reanchor=args.reanchor, late=args.late,
+        watch=args.watch, reanchor=args.reanchor, late=args.late, side_by_side=args.side_by_side,
+        bindings=args.bindings,
         hold=None if args.hold is None else tuple(filter(None, args.hold.split(","))))
 
 
@@ -183,6 +186,25 @@ def _packages(what: str, extra: str) -> Iterator[None]:
         raise DreamloopError(f"{what} needs {error.name}: pip install 'dreamloop[{extra}]'") from error
 
 
+def _bindings(args: argparse.Namespace) -> dict[str, Any]:
+    from pathlib import Path
+
+    from dreamloop.demos.bindings import default_actions, default_path, load_bindings, write_bindings
+    from dreamloop.models.core.world import load_world, zoo_names
+    world, path = load_world(args.world), Path(args.file) if args.file else default_path()
+    if args.write:
+        worlds = {spec.name: default_actions(spec.actions)
+                  for spec in (*(load_world(name).spec for name in zoo_names()), world.spec)}
+        write_bindings(path, worlds)
+        print(f"wrote {path}; edit it, and the next game has its keys")
+    bindings = load_bindings(world.spec, args.file)
+    for keys, pad, does in (*bindings.action_rows(), *bindings.command_rows()):
+        print(f"{does:<40}{keys:<28}{pad}")
+    print(f"from {bindings.path}" if bindings.path else f"from the defaults; --write makes {path} to edit")
+    return {"world": world.name, "file": str(path), "exists": path.is_file(), "actions": bindings.actions,
+            "commands": bindings.commands}
+
+
 def _worlds(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.world import ZOO, load_world, zoo_names
     rows: list[dict[str, Any]] = []
@@ -261,6 +283,9 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--actions", metavar="F.ndjson", help="write a log of every input")
     play.add_argument("--hold", metavar="A,B", help="headless: hold these actions instead of random ones")
     play.add_argument("--scale", type=_whole(1), metavar="N", help="screen pixels per pixel (default: about 800 wide)")
+    play.add_argument("--side-by-side", action="store_true", help="the real game on the left, under the same keys")
+    play.add_argument("--bindings", metavar="F.toml", help="what keys mean (default: your own file; "
+                      "see `dreamloop bindings`)")
     play.add_argument("--late", choices=("slow", "repeat", "degrade"), default="slow",
                       help="when a frame is late: slow the game down, let the old picture stand, or also skip decoding")
     play.add_argument("--watch", action="store_true", help="say where the dream drifts or the engine errs")
@@ -316,6 +341,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--run-folder", metavar="OUT", help="where checkpoints lie (default: the recipe's)")
 
+    bindings = verb("bindings", _bindings, "show what keys, gamepad and mouse do, and write the file that changes it",
+                    "dreamloop bindings --write")
+    bindings.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
+                          help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
+    bindings.add_argument("--file", metavar="F.toml", help="instead of your own file, dreamloop/bindings.toml in the "
+                          "folder for settings (XDG_CONFIG_HOME, or ~/.config)")
+    bindings.add_argument("--write", action="store_true", help="write the defaults there, to edit; never over a file")
+
     verb("worlds", _worlds, "list the worlds that came with the package", "dreamloop worlds")
     verb("engines", _engines, "list the engines, and why one cannot run", "dreamloop engines")
     doctor = verb("doctor", _doctor, "check the machine, the engines, the display and the worlds", "dreamloop doctor")
@@ -326,16 +359,21 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 2 for what the user can put right, 1 for a replay that
     differs or a doctor that found a problem."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a pipe sees each line when it is said
     args = _parser().parse_args(argv)
     try:
         report = args.run(args)
+        if args.json:
+            print(json.dumps(report))
     except DreamloopError as error:
         print(f"dreamloop {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    if args.json:
-        print(json.dumps(report), flush=True)
+    except BrokenPipeError:  # whoever read our lines has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0 if report.get("equal", True) and report.get("ok", True) else 1
 
 

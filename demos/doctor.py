@@ -114,10 +114,10 @@ def _engines() -> Iterator[Check]:
 def _display() -> Check:
     without = "playing writes a video instead; a window needs a screen, or for example ssh -X"
     try:
-        from dreamloop.demos.play import player
-        window = player()
-        detail = window.start_display()
-        window.pygame.display.quit()
+        from dreamloop.demos.play import pygame_module
+        screen = pygame_module("screen")
+        detail = screen.start_display()
+        screen.pygame.display.quit()
         return Check("display", OK, detail)
     except DreamloopError as error:
         return Check("display", NOTE, _line(error), without)

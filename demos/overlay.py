@@ -6,17 +6,23 @@ from collections.abc import Sequence
 
 import pygame
 
+from dreamloop.demos.bindings import Bindings
+from dreamloop.demos.inputs import is_gamepad, label
+from dreamloop.runtime.loop import FrameLoop
+from dreamloop.runtime.profiler import percentiles
+
+SMALLEST = 11  # pixels of a letter's height that can still be read
 INK, DIM, ACCENT = (238, 238, 242), (158, 162, 176), (255, 176, 74)
 GOOD, BAD = (98, 202, 134), (238, 84, 84)
 PANEL = (14, 15, 20, 222)
 
 
 class Painter:
-    """Draws panels on a surface, sized to it."""
+    """Draws panels on a surface, in letters of `size` pixels, by default sized to it."""
 
-    def __init__(self, surface: pygame.Surface) -> None:
+    def __init__(self, surface: pygame.Surface, size: int | None = None) -> None:
         self.surface = surface
-        self.size = max(11, min(26, round(surface.get_height() / 30)))
+        self.size = size or max(SMALLEST, min(26, round(surface.get_height() / 30)))
         self.pad = self.size * 2 // 3
         self.line = round(self.size * 1.35)
         self.font = pygame.font.Font(None, round(self.size * 1.35))
@@ -48,28 +54,40 @@ class Painter:
         self.panel(area)
         self.text(text, area.x + self.pad, area.y + self.pad // 2 + 1, colour)
 
-    def table(self, title: str, rows: Sequence[tuple[str, str]], note: str = "") -> None:
-        """A centred page of two columns; a row ("", "") is a gap of half a line."""
-        left = max((self.font.size(a)[0] for a, _ in rows), default=0)
-        right = max((self.font.size(b)[0] for _, b in rows), default=0)
-        title_height = round(self.line * 1.7)
-        heights = [self.line if a or b else self.line // 2 for a, b in rows]
-        width = max(left + right + 2 * self.pad, self.large.size(title)[0], self.font.size(note)[0])
+    def tag(self, text: str, x: int, bottom: int, side: int) -> None:
+        """A short name on a sheet of its own, near a bottom corner; side: -1 the left one, 1 the right one."""
+        width, height = self.font.size(text)
+        area = pygame.Rect(0, 0, width + 2 * self.pad, height + self.pad)
+        area.bottom = bottom - self.pad
+        area.centerx = x - side * (area.width // 2 + self.pad)
+        self.panel(area)
+        self.text(text, area.x + self.pad, area.y + self.pad // 2 + 1, ACCENT)
+
+    def table(self, title: str, rows: Sequence[tuple[str, ...]], notes: Sequence[str] = ()) -> None:
+        """A centred page of columns, in smaller letters where it would not fit; a row () is half a line of space."""
+        columns = max((len(row) for row in rows), default=0)
+        widths = [max((self.font.size(row[i])[0] for row in rows if len(row) > i), default=0) for i in range(columns)]
+        gap, title_height = 2 * self.pad, round(self.line * 1.7)
+        heights = [self.line if row else self.line // 2 for row in rows]
+        width = max(sum(widths) + gap * (columns - 1), self.large.size(title)[0],
+                    *(self.font.size(note)[0] for note in notes))
         area = pygame.Rect(0, 0, width + 4 * self.pad,
-                           title_height + sum(heights) + (self.line * 3 // 2 if note else 0) + 2 * self.pad)
+                           title_height + sum(heights) + self.line * len(notes) + 3 * self.pad)
+        if self.size > SMALLEST and not self.surface.get_rect().contains(area.move_to(topleft=(0, 0))):
+            return Painter(self.surface, self.size - 1).table(title, rows, notes)
         area.center = self.surface.get_rect().center
         self.panel(area)
-        x, y = area.x + 2 * self.pad, area.y + self.pad
-        self.text(title, x, y, ACCENT, self.large)
+        left, y = area.x + 2 * self.pad, area.y + self.pad
+        self.text(title, left, y, ACCENT, self.large)
         y += title_height
-        for (a, b), height in zip(rows, heights, strict=True):
-            self.text(a, x, y, INK)
-            self.text(b, x + left + 2 * self.pad, y, DIM)
+        for row, height in zip(rows, heights, strict=True):
+            for i, cell in enumerate(row):
+                self.text(cell, left + sum(widths[:i]) + gap * i, y, DIM if i == 1 else INK)
             y += height
-        if note:
-            self.text(note, x, y + self.line // 2, DIM)
+        for i, note in enumerate(notes):
+            self.text(note, left, y + self.pad + i * self.line, DIM)
 
-    def stats(self, rows: Sequence[tuple[str, str]], latencies_ms: Sequence[float], budget_ms: float) -> None:
+    def stats(self, rows: Sequence[tuple[str, ...]], latencies_ms: Sequence[float], budget_ms: float) -> None:
         """The F3 page: rows of figures, then one bar per frame, the newest on the right, with the
         budget as a line at half height."""
         label = max(self.font.size(a)[0] for a, _ in rows) + self.pad
@@ -91,3 +109,43 @@ class Painter:
             pygame.draw.rect(self.surface, GOOD if latency <= budget_ms else BAD, column)
         pygame.draw.line(self.surface, DIM, strip.midleft, (strip.right - 1, strip.centery))
         self.surface.blit(mark, mark.get_rect(midright=(x + inner, strip.centery)))
+
+
+def help_page(painter: Painter, title: str, bindings: Bindings, pads: Sequence[str],
+              without: Sequence[str] = ()) -> None:
+    """Every control and command: keyboard and mouse, gamepad, what it does. without: commands left out."""
+    commands = zip(bindings.commands, bindings.command_rows(), strict=True)
+    rows = [("Keyboard, mouse", "Gamepad", "Every frame is dreamed by a network."), (), *bindings.action_rows(), (),
+            *(row for name, row in commands if name not in without)]
+    file = f"Keys changed by {bindings.path}" if bindings.path else "To change keys: dreamloop bindings --write"
+    pad = f"Gamepad: {', '.join(pads)}" if pads else "Gamepad: none yet; plug one in at any time"
+    painter.table(title, rows, (pad, f"{file}. Keys go by their place on a US keyboard."))
+
+
+def hint(bindings: Bindings, pad: bool) -> str:
+    """The first input of every control, on one line."""
+    parts = []
+    for name, inputs in (*bindings.actions.items(), ("help", bindings.commands["help"])):
+        mine = next((one for one in inputs if is_gamepad(one) == pad), inputs[0] if inputs else None)
+        if mine is not None:
+            parts.append(f"{label(mine)}: {name.replace('_', ' ')}")
+    return "     ".join(parts)
+
+
+def pause_hint(bindings: Bindings) -> str:
+    """How to go on after a pause."""
+    keys = {name: label(inputs[0]) for name, inputs in bindings.commands.items() if inputs}
+    parts = [f"{keys[name]}: {does}" for name, does in (("pause", "go on"), ("frame", "one frame")) if name in keys]
+    return "   ".join(["Paused.", *parts])
+
+
+def figures(loop: FrameLoop | None, fps: float, engine: str) -> list[tuple[str, ...]]:
+    """The rows of the statistics page."""
+    recent = list(loop.recent) if loop else []
+    if loop is None or len(recent) < 2:
+        return [("frames a second", "-")]
+    interval = sum(shown.interval_ms for shown in recent[1:]) / (len(recent) - 1)
+    latency = percentiles([shown.latency_ms for shown in recent])
+    return [("frames a second", f"{1000 / interval:.1f} of {fps:g}"),
+            ("key to picture", f"{latency['p50_ms']:.1f} ms p50   {latency['p99_ms']:.1f} ms p99"),
+            ("late frames", f"{loop.late_frames} of {loop.presented}"), ("engine", engine)]

@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 
 from dreamloop.demos.action_log import ActionLog
+from dreamloop.demos.beside import GameBeside, JoinedSink, SharedSource
+from dreamloop.demos.bindings import load_bindings
 from dreamloop.demos.scripted import ScriptedSource
-from dreamloop.demos.sinks import NoSink, Sinks, VideoSink
+from dreamloop.demos.sinks import PANE_GAP, NoSink, Sinks, VideoSink
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.models.core.world import World
+from dreamloop.models.core.world import World, zoo_names
 from dreamloop.runtime.drift import DriftMonitor
 from dreamloop.runtime.engines import choice_of
 from dreamloop.runtime.loop import FrameLoop, Sink, Source
@@ -44,7 +46,8 @@ class PlayOptions:
     the player leaves (without a window: 600 frames, or ten seconds of them where it is paced);
     record: an .mp4 file; actions: an .ndjson file; hold: action names that scripted input holds;
     scale: screen pixels per pixel of the frame; watch: say where the dream drifts or the engine errs;
-    reanchor: and start over then; late: the contract of the frame loop."""
+    reanchor: and start over then; late: the contract of the frame loop; side_by_side: the real game on the left,
+    under the same keys; bindings: a file of keys instead of the user's own."""
 
     engine: str = "auto"
     precision: str | None = None
@@ -60,6 +63,8 @@ class PlayOptions:
     watch: bool = False
     reanchor: bool = False
     late: str = "slow"
+    side_by_side: bool = False
+    bindings: str | None = None
 
 
 def peak_rss_mb() -> float:
@@ -72,17 +77,24 @@ def peak_rss_mb() -> float:
 def _start(text: str, world: World) -> int | np.ndarray:
     if text.isascii() and text.isdigit():
         return int(text)
-    return player().load_image(text, world.spec)
+    return pygame_module("screen").load_image(text, world.spec)
 
 
-def player() -> ModuleType:
-    """The module with the window, without pygame's greeting; says what to install if it cannot be had."""
+def pygame_module(name: str) -> ModuleType:
+    """A module of demos/ that draws, without pygame's greeting; says what to install if it cannot be had."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
-        return importlib.import_module("dreamloop.demos.player")
+        return importlib.import_module(f"dreamloop.demos.{name}")
     except ImportError as error:
         raise DreamloopError(f"a window, and an image to start from, need pygame ({error}); "
                              "pip install pygame-ce") from error
+
+
+def _game(world: World, options: PlayOptions) -> GameBeside:
+    for name, used in (("--start", options.start != PlayOptions.start), ("--reanchor", options.reanchor)):
+        if used:
+            raise DreamloopError(f"--side-by-side starts both from the game's own frame: leave {name} out")
+    return GameBeside(world, options.seed)
 
 
 def warm_up(session: Session, start: int | np.ndarray, frames: int = WARMUP_FRAMES) -> None:
@@ -97,11 +109,16 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
          say: Callable[[str], None] = print) -> dict[str, Any]:
     """Play, and report. Returns the figures of `dreamloop play --json`: times are of whole frames,
     from reading the input to finished pixels (step and decode), without the warm-up."""
-    start = _start(options.start, world)
-    spec = world.spec
+    spec, start = world.spec, _start(options.start, world)
     if options.hold is not None:
         spec.actions.vector(options.hold)  # an unknown name is refused before an engine is built
+    bindings = None if options.headless and not options.bindings else load_bindings(spec, options.bindings)
+    if bindings and (strange := sorted({*bindings.strangers} - {*zoo_names()})):
+        say(f"{bindings.path} has keys for {', '.join(strange)}: no world of the zoo, nor the one played")
     with contextlib.ExitStack() as stack:
+        game = stack.enter_context(_game(world, options)) if options.side_by_side else None
+        if game is not None:
+            start = game.frame
         session = stack.enter_context(Session(world, options.engine, options.precision, options.seed, start,
                                               options.threads))
         say(f"{world.name}: {spec.frame_width}x{spec.frame_height} at {spec.fps:g} frames a second; "
@@ -115,9 +132,9 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
         elif options.hold is not None:
             raise DreamloopError("--hold is scripted input: it needs --headless")
         else:
-            screen = player()
+            screen = pygame_module("player")
             try:
-                window = screen.Window(world, start if isinstance(start, int) else -1, options.scale)
+                window = screen.Window(world, start if isinstance(start, int) else -1, options.scale, bindings, game)
                 stack.callback(window.close)
                 source = window
                 sinks.append(window)
@@ -126,7 +143,11 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
                 record = record or f"dreamloop-{Path(world.name).name}.mp4"
                 say(f"{error}: playing {frames} frames of scripted input, written to {record}")
         if record is not None:
-            sinks.append(stack.enter_context(VideoSink(record, spec.frame_height, spec.frame_width, spec.fps)))
+            wide = spec.frame_width if game is None else 2 * spec.frame_width + PANE_GAP
+            video = stack.enter_context(VideoSink(record, spec.frame_height, wide, spec.fps))
+            sinks.append(video if game is None else JoinedSink(video, game))
+        if game is not None:
+            source = SharedSource(source, game)
         warm_up(session, start)
         log = stack.enter_context(ActionLog(options.actions, session, start)) if options.actions else None
         if log is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
 
 VIDEO_SCALE = 2  # so that the halved colour resolution of yuv420p loses nothing
+PANE_GAP = 4  # pixels of the frame between two pictures side by side
+PANE_COLOUR = (8, 8, 11)
+
+
+def joined(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of one height, (H, W, 3) uint8 each, from left to right with a gap."""
+    if len(pictures) == 1:
+        return pictures[0]
+    gap = np.full((len(pictures[0]), PANE_GAP, 3), PANE_COLOUR, np.uint8)
+    parts = [part for shown in pictures for part in (gap, shown)]
+    return np.concatenate(parts[1:], axis=1)
 
 
 class NoSink:

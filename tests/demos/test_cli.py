@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,7 @@ BAD = {
     "no such folder": (["play", "TINY", "--headless", "--record", "none/out.mp4"], "cannot write none/out.mp4"),
     "log in no folder": (["play", "TINY", "--headless", "--actions", "none/a"], "cannot write none/a"),
     "trace in no folder": (["profile", "TINY", "--frames", "1", "--trace", "none/t"], "cannot write the trace none/t"),
+    "no such bindings": (["play", "TINY", "--headless", "--bindings", "none.toml"], "cannot read none.toml"),
     "no minutes": (["train", "doom-arena", "--minutes", "0"], "--minutes: 0 must be above 0"),
     "truncated weights": (["play", "CUT", "--headless"], "cut"),
 }
@@ -162,7 +164,7 @@ def test_a_failed_recording_leaves_nothing_behind(folder: Path, tmp_path: Path) 
 
 
 def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("play", "profile", "evaluate", "replay", "record", "train", "worlds", "engines", "doctor"):
+    for verb in ("play", "profile", "evaluate", "replay", "record", "train", "bindings", "worlds", "engines", "doctor"):
         with pytest.raises(SystemExit) as left:
             main([verb, "--help"])
         assert left.value.code == 0
@@ -177,6 +179,24 @@ def test_playing_imports_neither_torch_nor_a_game(folder: Path) -> None:
                "print(sorted({'torch', 'vizdoom', 'gymnasium', 'matplotlib'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_pipe_sees_each_line_when_it_is_said(folder: Path) -> None:
+    command = [sys.executable, "-m", "dreamloop.demos.cli", "play", str(folder), "--headless", "--frames", "100000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as playing:
+        assert playing.stdout is not None
+        assert playing.stdout.readline().startswith("tiny: 48x32")  # long before it is done
+        assert playing.poll() is None
+        playing.kill()
+
+
+def test_a_reader_that_leaves_is_no_defect() -> None:
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "dreamloop.demos.cli", "engines"]
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, text=True) as listing:
+        os.close(writing)
+        os.close(reading)
+        assert (listing.communicate()[1], listing.returncode) == ("", 141)
 
 
 def test_the_module_runs_as_a_command(folder: Path) -> None:

@@ -76,7 +76,7 @@ def test_no_world_at_all_is_a_problem(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_package_that_is_missing_is_named_with_its_install(capsys: pytest.CaptureFixture[str],
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygame", None)
-    monkeypatch.delitem(sys.modules, "dreamloop.demos.player", raising=False)
+    monkeypatch.delitem(sys.modules, "dreamloop.demos.screen", raising=False)
     status, checks, _ = checked(capsys)
     assert status == 1
     assert checks["packages"]["advice"] == "pip install pygame-ce"

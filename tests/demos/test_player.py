@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from worlds import random_frames, tiny_world
 
-from dreamloop.demos import keys
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.models.core.spec import ActionSpec, Button
 from dreamloop.models.core.world import World
 from dreamloop.runtime import Command, Frame, FrameLoop, Session
 
 pygame = pytest.importorskip("pygame", reason="the window is drawn with pygame")
-from dreamloop.demos.player import NoDisplay, Window, load_image  # noqa: E402
+from hands import down, up  # noqa: E402
+
+from dreamloop.demos import overlay  # noqa: E402
+from dreamloop.demos.player import Window  # noqa: E402
+from dreamloop.demos.screen import NoDisplay, load_image  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -34,74 +36,64 @@ def window(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     window.close()
 
 
-def down(*names: str) -> None:
-    for name in names:
-        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=getattr(pygame, name)))
-
-
-def up(*names: str) -> None:
-    for name in names:
-        pygame.event.post(pygame.event.Event(pygame.KEYUP, key=getattr(pygame, name)))
-
-
 def screen() -> np.ndarray:
     """The window's pixels, (H, W, 3) uint8."""
     return np.ascontiguousarray(pygame.surfarray.array3d(pygame.display.get_surface()).transpose(1, 0, 2))
 
 
 def test_keys_are_held_until_they_are_let_go(window: Window) -> None:
-    down("K_LEFT", "K_SPACE")
+    down("ArrowLeft", "Space")
     assert window.read().action == {"turn_left", "attack"}
     assert window.read().action == {"turn_left", "attack"}
-    up("K_SPACE")
+    up("Space")
     assert window.read().action == {"turn_left"}
-    up("K_LEFT")
+    up("ArrowLeft")
     assert window.read().action == frozenset()
 
 
 def test_two_keys_of_one_button_need_both_to_be_let_go(window: Window) -> None:
-    down("K_LEFT", "K_a")
-    up("K_LEFT")
+    down("ArrowLeft", "KeyA")
+    up("ArrowLeft")
     assert window.read().action == {"turn_left"}
-    up("K_a")
+    up("KeyA")
     assert window.read().action == frozenset()
 
 
 def test_a_tap_between_two_frames_counts_for_one(window: Window) -> None:
-    down("K_SPACE")
-    up("K_SPACE")
+    down("Space")
+    up("Space")
     assert window.read().action == {"attack"}
     assert window.read().action == frozenset()
 
 
 def test_keys_let_go_in_another_window_do_not_stick(window: Window) -> None:
-    down("K_LEFT")
+    down("ArrowLeft")
     window.read()
     pygame.event.post(pygame.event.Event(pygame.WINDOWFOCUSLOST))
     assert window.read().action == frozenset()
 
 
 def test_pause_holds_and_n_makes_one_frame(window: Window) -> None:
-    down("K_n")
+    down("KeyN")
     assert window.read() == Command(frozenset())
-    down("K_p")
+    down("KeyP")
     assert not window.read().advance and not window.read().advance
-    down("K_n", "K_RIGHT")
+    down("KeyN", "ArrowRight")
     assert window.read() == Command(frozenset({"turn_right"}))
     assert not window.read().advance
-    down("K_p")
+    down("KeyP")
     assert window.read() == Command(frozenset({"turn_right"}))
 
 
 def test_r_goes_round_the_start_frames(window: Window, world: World) -> None:
     starts = []
     for _ in range(len(world.starts) + 1):
-        down("K_r")
+        down("KeyR")
         starts.append(window.read().reset)
     assert starts == [1, 2, 0, 1]
 
 
-@pytest.mark.parametrize("event", [lambda: down("K_ESCAPE"),
+@pytest.mark.parametrize("event", [lambda: down("Escape"),
                                    lambda: pygame.event.post(pygame.event.Event(pygame.QUIT))])
 def test_escape_and_the_closed_window_stop(window: Window, event: object) -> None:
     assert callable(event)
@@ -124,7 +116,7 @@ def test_the_frame_is_shown_in_whole_pixels_in_the_middle(window: Window, world:
         assert screen().any()
 
 
-@pytest.mark.parametrize("key", ["K_h", "K_F3", "K_p"])
+@pytest.mark.parametrize("key", ["KeyH", "F3", "KeyP"])
 @pytest.mark.parametrize("size", [(800, 600), (192, 128), (30, 20)])
 def test_overlays_come_and_go(window: Window, world: World, key: str, size: tuple[int, int]) -> None:
     pygame.display.set_mode(size, pygame.RESIZABLE)
@@ -153,7 +145,7 @@ def test_the_hint_fades(window: Window, world: World, monkeypatch: pytest.Monkey
 def test_screenshots_show_the_window_and_never_overwrite(window: Window, world: World, tmp_path: Path) -> None:
     window.present(Frame(1, world.starts[0]))
     shown = screen()
-    down("K_F12", "K_F12")
+    down("F12", "F12")
     window.read()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-001.png", "tiny-002.png"]
     saved = pygame.surfarray.array3d(pygame.image.load("tiny-001.png")).transpose(1, 0, 2)
@@ -164,9 +156,9 @@ def test_statistics_follow_a_real_game(window: Window, world: World) -> None:
     with Session(world) as session:
         loop = FrameLoop(session, window, window, budget_ms=1.0)
         window.attach(loop)
-        down("K_F3", "K_LEFT")
+        down("F3", "ArrowLeft")
         loop.run(5)
-        figures = dict(window._figures())
+        figures = dict(overlay.figures(window._loop, 35, ""))
         assert loop.recent[-1].action.tolist() == [1.0, 0.0, 0.0]
     assert figures["frames a second"].endswith(" of 35")
     assert figures["late frames"] == f"{loop.late_frames} of 5"
@@ -199,19 +191,19 @@ def test_backspace_goes_back_while_it_is_held(played: Played) -> None:
     played.run(10)
     shown = played.session.render().pixels
     played.run(4)
-    down("K_BACKSPACE")
+    down("Backspace")
     played.run(2)
     assert played.session.index == 10 and (played.session.render().pixels == shown).all()
     played.run(20)
     assert played.session.index == 0  # no further than the start
-    up("K_BACKSPACE")
+    up("Backspace")
     played.run(3)
     assert played.session.index == 3
 
 
 def test_backspace_goes_back_in_a_pause_too(played: Played) -> None:
     played.run(6)
-    down("K_p", "K_BACKSPACE")
+    down("KeyP", "Backspace")
     played.run(1)
     assert played.session.index == 4
 
@@ -219,10 +211,10 @@ def test_backspace_goes_back_in_a_pause_too(played: Played) -> None:
 def test_f5_and_f9_save_and_load(played: Played, tmp_path: Path) -> None:
     played.run(5)
     shown = played.session.render().pixels
-    down("K_F5")
+    down("F5")
     played.run(6)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-quick.safetensors"]
-    down("K_F9")
+    down("F9")
     played.run(1)
     assert played.session.index == 5 and (played.session.render().pixels == shown).all()
 
@@ -232,7 +224,7 @@ def test_f9_loads_the_file_of_an_earlier_game(played: Played, world: World) -> N
         for _ in range(7):
             earlier.step({"attack"})
         earlier.snapshot().save("tiny-quick.safetensors")
-        down("K_F9")
+        down("F9")
         played.run(1)
         assert played.session.index == 7 and (played.session.render().pixels == earlier.render().pixels).all()
 
@@ -242,25 +234,30 @@ def test_f9_without_a_good_file_says_so_and_the_game_goes_on(played: Played, con
     if content is not None:
         Path("tiny-quick.safetensors").write_bytes(content)
     played.run(3)
-    down("K_F9")
+    down("F9")
     played.run(1)
     assert played.session.index == 4 and "tiny-quick" in played.window._toast
 
 
 def test_b_shows_a_branch_beside_the_game_until_it_is_pressed_again(played: Played, world: World) -> None:
-    pygame.display.set_mode((2 * 48 + 4, 32), pygame.RESIZABLE)
+    pygame.display.set_mode((4 * (2 * 48 + 4), 4 * 32), pygame.RESIZABLE)
     played.run(4)
+
+    def shown(left: int) -> np.ndarray:
+        """The upper part, over the names of the halves, one pixel for each of the frame's."""
+        return screen()[: 4 * 20 : 4, 4 * left : 4 * (left + 48) : 4]
+
     with played.session.branch() as alone:
-        down("K_b", "K_LEFT")
+        down("KeyB", "ArrowLeft")
         played.run(1)
         for count in range(3):
-            assert (screen()[:, :48] == played.session.render().pixels).all()
-            assert (screen()[:, 52:] == alone.step().pixels).all(), count
+            assert (shown(0) == played.session.render().pixels[:20]).all()
+            assert (shown(52) == alone.step().pixels[:20]).all(), count
             played.run(1)
-    assert (screen()[:, :48] != screen()[:, 52:]).any()
-    down("K_b")
+    assert (shown(0) != shown(52)).any()
+    down("KeyB")
     played.run(1)
-    assert (screen()[:, 26:74] == played.session.render().pixels).all()
+    assert (shown(26) == played.session.render().pixels[:20]).all()
 
 
 def test_no_display_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,17 +288,3 @@ def test_a_bad_image_is_refused(world: World, tmp_path: Path) -> None:
     for name, reason in (("text.png", "not an image"), ("none.png", "no such image")):
         with pytest.raises(DreamloopError, match=reason):
             load_image(tmp_path / name, world.spec)
-
-
-@pytest.mark.parametrize("code", [*keys._SPECIAL, *(f"Key{c}" for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-                                  *(f"Digit{n}" for n in range(10)), *(f"Numpad{n}" for n in range(10)),
-                                  *(f"F{n}" for n in range(1, 13))])
-def test_every_known_code_is_a_key_of_pygame(code: str) -> None:
-    name = keys.constant(code)
-    assert name is not None and isinstance(getattr(pygame, name), int)
-
-
-def test_unknown_codes_bind_nothing_and_keep_their_name() -> None:
-    actions = ActionSpec((Button("jump", keys=("Katana", "KeyJ")),))
-    assert keys.buttons_by_key(actions) == {pygame.K_j: ["jump"]}
-    assert list(keys.bindings(actions)) == [("Katana or J", "Jump")]
