@@ -28,7 +28,8 @@ SIZE = WIDTH, HEIGHT = 960, 600
 FLOOR, MACHINE_X, REACH, WALK = 470, 640, 90, 5  # pixels; WALK: a frame
 CLOSE = 0.14  # how much nearer the monitor comes in each frame
 WALL, BOARDS, PLANK, WOOD, TRIM = (38, 32, 52), (66, 46, 44), (54, 37, 37), (92, 40, 60), (224, 150, 70)
-DARK, COAT, SKIN, TEXT = (14, 13, 18), (70, 112, 158), (232, 190, 160), (238, 236, 230)
+DARK, SIDE, COAT, SKIN, HAIR = (14, 13, 18), (62, 28, 44), (70, 112, 158), (232, 190, 160), (60, 40, 34)
+TEXT = (238, 236, 230)
 SCENE = {"left": ("ArrowLeft", "KeyA", "button14", "axis0-"), "right": ("ArrowRight", "KeyD", "button15", "axis0+"),
          "use": ("KeyE", "button2"), "back": ("Escape", "button1")}
 
@@ -96,6 +97,8 @@ class Arcade:
 
     def _machine(self) -> None:
         left, right = MACHINE_X - 120, MACHINE_X + 120
+        back = left - 34
+        pygame.draw.polygon(self.surface, SIDE, [(left, 140), (back, 158), (back, FLOOR + 6), (left, FLOOR + 20)])
         pygame.draw.polygon(self.surface, WOOD, [(left, 140), (right, 140), (right, FLOOR + 20), (left, FLOOR + 20)])
         pygame.draw.rect(self.surface, TRIM, (left, 140, 240, 40))
         self.surface.blit(title := self.font.render("DREAM", True, DARK), title.get_rect(center=(MACHINE_X, 161)))
@@ -114,11 +117,12 @@ class Arcade:
     def _visitor(self) -> None:
         """Seen from behind, in front of the machine; out of sight when the monitor is close."""
         x, y, swing = round(self.x), FLOOR + 60 + round(220 * self.zoom), math.sin(self.step) * 14
+        pygame.draw.ellipse(self.surface, PLANK, (x - 44, y - 8, 88, 20))
         for side in (-1, 1):
             pygame.draw.line(self.surface, DARK, (x + side * 9, y - 60), (x + side * 9 + side * swing, y), 13)
         pygame.draw.rect(self.surface, COAT, (x - 24, y - 136, 48, 84), border_radius=16)
-        pygame.draw.circle(self.surface, SKIN, (x, y - 156), 22)
-        pygame.draw.circle(self.surface, (60, 40, 34), (x, y - 162), 22, draw_top_left=True, draw_top_right=True)
+        pygame.draw.circle(self.surface, SKIN, (x, y - 150), 20)
+        pygame.draw.circle(self.surface, HAIR, (x, y - 158), 23)
 
     def _say(self, text: str) -> None:
         drawn = self.font.render(text, True, TEXT)

@@ -32,7 +32,7 @@ from dreamloop.models.core.spec import ActionSpec, WorldSpec
 MAX_FILE_BYTES = 1 << 20
 STICK_OF_PAD = {"button12": "axis1-", "button13": "axis1+", "button14": "axis0-", "button15": "axis0+"}
 COMMANDS = {  # name -> (default inputs, what it does)
-    "restart": (("KeyR",), "Start again from the next start frame"), "pause": (("KeyP", "button9"), "Pause"),
+    "restart": (("KeyR",), "Start again"), "pause": (("KeyP", "button9"), "Pause"),
     "frame": (("KeyN",), "One frame, while paused"), "rewind": (("Backspace", "button4"), "Back in time, while held"),
     "save": (("F5",), "Save"), "load": (("F9",), "Load"),
     "split": (("KeyB",), "Split: the other half goes on without keys"), "help": (("KeyH", "button8"), "This page"),

@@ -22,7 +22,7 @@ class Painter:
 
     def __init__(self, surface: pygame.Surface, size: int | None = None) -> None:
         self.surface = surface
-        self.size = size or max(SMALLEST, min(26, round(surface.get_height() / 30)))
+        self.size = size or max(15, min(26, round(surface.get_height() / 30)))
         self.pad = self.size * 2 // 3
         self.line = round(self.size * 1.35)
         self.font = pygame.font.Font(None, round(self.size * 1.35))
@@ -54,11 +54,11 @@ class Painter:
         self.panel(area)
         self.text(text, area.x + self.pad, area.y + self.pad // 2 + 1, colour)
 
-    def tag(self, text: str, x: int, bottom: int, side: int) -> None:
-        """A short name on a sheet of its own, near a bottom corner; side: -1 the left one, 1 the right one."""
+    def tag(self, text: str, x: int, top: int, side: int) -> None:
+        """A short name on a sheet of its own, near a top corner; side: -1 the left one, 1 the right one."""
         width, height = self.font.size(text)
         area = pygame.Rect(0, 0, width + 2 * self.pad, height + self.pad)
-        area.bottom = bottom - self.pad
+        area.top = top + self.pad
         area.centerx = x - side * (area.width // 2 + self.pad)
         self.panel(area)
         self.text(text, area.x + self.pad, area.y + self.pad // 2 + 1, ACCENT)
@@ -115,11 +115,12 @@ def help_page(painter: Painter, title: str, bindings: Bindings, pads: Sequence[s
               without: Sequence[str] = ()) -> None:
     """Every control and command: keyboard and mouse, gamepad, what it does. without: commands left out."""
     commands = zip(bindings.commands, bindings.command_rows(), strict=True)
-    rows = [("Keyboard, mouse", "Gamepad", "Every frame is dreamed by a network."), (), *bindings.action_rows(), (),
+    rows = [("Keyboard, mouse", "Gamepad", "What it does"), (), *bindings.action_rows(), (),
             *(row for name, row in commands if name not in without)]
     file = f"Keys changed by {bindings.path}" if bindings.path else "To change keys: dreamloop bindings --write"
     pad = f"Gamepad: {', '.join(pads)}" if pads else "Gamepad: none yet; plug one in at any time"
-    painter.table(title, rows, (pad, f"{file}. Keys go by their place on a US keyboard."))
+    painter.table(title, rows, ("Every frame of the dream is made by a network.", pad,
+                                f"{file}. Keys go by their place on a US keyboard."))
 
 
 def hint(bindings: Bindings, pad: bool) -> str:

@@ -258,8 +258,8 @@ class Window:
             self._painter = overlay.Painter(surface)
         self._painter.surface = surface
         if len(panes) > 1:
-            self._painter.tag(panes[0][0], place.left, place.bottom, -1)
-            self._painter.tag(panes[-1][0], place.right, place.bottom, 1)
+            self._painter.tag(panes[0][0], place.left, place.top, -1)
+            self._painter.tag(panes[-1][0], place.right, place.top, 1)
         self._overlays(self._painter)
         pygame.display.flip()
 

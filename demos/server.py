@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,42 +118,40 @@ class Server:
     async def _stay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         spec, self._seeds = self.world.spec, self._seeds + 1
         player = Player(spec.actions.size, self._seeds, writer)
-        tasks: list[asyncio.Task[None]] = []
+        frame_bytes = spec.frame_height * spec.frame_width * 3  # what waits in the system's buffers is old news
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * frame_bytes)
+        writer.transport.set_write_buffer_limits(high=frame_bytes)
         try:
             if len(self.players) >= self.game.seats:
-                return await player.send({"error": f"all {self.game.seats} seats are taken"})
+                await player.send({"error": f"all {self.game.seats} seats are taken"})
+                return
             self.players.append(player)
             await player.send({"world": spec.name, "actions": spec.actions.names, "height": spec.frame_height,
                                "width": spec.frame_width, "fps": self.fps, "seed": player.seed})
-            tasks = [asyncio.create_task(self._listen(player, reader)), asyncio.create_task(player.send_frames())]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        except (ConnectionError, TimeoutError):
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._listen(player, reader))
+                both.create_task(player.send_frames())
+        except* (ConnectionError, TimeoutError):
             pass
         finally:
             player.open = False
-            for task in tasks:
-                task.cancel()
             writer.close()
-            asyncio.get_running_loop().call_later(STALLED_S, writer.transport.abort)  # whoever reads nothing
-        for failed in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(failed, Exception) and not isinstance(failed, (ConnectionError, TimeoutError)):
-                raise failed
+            asyncio.get_running_loop().call_later(STALLED_S, writer.transport.abort)  # of whoever reads nothing
 
     async def _listen(self, player: Player, reader: asyncio.StreamReader) -> None:
+        """Take what the player holds, line by line; raises `ConnectionError` at the end."""
         while True:
             try:
-                line = await reader.readline()
-            except ValueError:  # no end of it: where the next message begins nobody knows
-                return await player.send({"error": f"a line is longer than {MAX_LINE_BYTES} bytes; good bye"})
-            if not line:
-                return
-            try:
+                if not (line := await reader.readline()):
+                    raise ConnectionResetError("the client has left")
                 player.held = self._held(line)
+                player.tapped = np.maximum(player.tapped, player.held)
+                player.inputs += 1
             except DreamloopError as error:
                 await player.send({"error": " ".join(str(error).split())[:500]})
-                continue
-            player.tapped = np.maximum(player.tapped, player.held)
-            player.inputs += 1
+            except ValueError:  # no end of a line: where the next message begins nobody knows
+                await player.send({"error": f"a line is longer than {MAX_LINE_BYTES} bytes; good bye"})
+                raise ConnectionAbortedError("a line too long") from None
 
     def _held(self, line: bytes) -> np.ndarray:
         try:

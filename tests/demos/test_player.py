@@ -244,20 +244,20 @@ def test_b_shows_a_branch_beside_the_game_until_it_is_pressed_again(played: Play
     played.run(4)
 
     def shown(left: int) -> np.ndarray:
-        """The upper part, over the names of the halves, one pixel for each of the frame's."""
-        return screen()[: 4 * 20 : 4, 4 * left : 4 * (left + 48) : 4]
+        """The lower part, under the names of the halves, one pixel for each of the frame's."""
+        return screen()[4 * 16 :: 4, 4 * left : 4 * (left + 48) : 4]
 
     with played.session.branch() as alone:
         down("KeyB", "ArrowLeft")
         played.run(1)
         for count in range(3):
-            assert (shown(0) == played.session.render().pixels[:20]).all()
-            assert (shown(52) == alone.step().pixels[:20]).all(), count
+            assert (shown(0) == played.session.render().pixels[16:]).all()
+            assert (shown(52) == alone.step().pixels[16:]).all(), count
             played.run(1)
     assert (shown(0) != shown(52)).any()
     down("KeyB")
     played.run(1)
-    assert (shown(26) == played.session.render().pixels[:20]).all()
+    assert (shown(26) == played.session.render().pixels[16:]).all()
 
 
 def test_no_display_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
