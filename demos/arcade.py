@@ -116,7 +116,7 @@ class Arcade:
 
     def _visitor(self) -> None:
         """Seen from behind, in front of the machine; out of sight when the monitor is close."""
-        x, y, swing = round(self.x), FLOOR + 60 + round(220 * self.zoom), math.sin(self.step) * 14
+        x, y, swing = round(self.x), FLOOR + 60 + round(280 * self.zoom), math.sin(self.step) * 14
         pygame.draw.ellipse(self.surface, PLANK, (x - 44, y - 8, 88, 20))
         for side in (-1, 1):
             pygame.draw.line(self.surface, DARK, (x + side * 9, y - 60), (x + side * 9 + side * swing, y), 13)

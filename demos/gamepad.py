@@ -6,6 +6,7 @@ gamepad does; a pad that it does not know keeps its own numbers, with its hat as
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pygame
@@ -25,8 +26,9 @@ class Gamepads:
     def __init__(self) -> None:
         self._pads: dict[int, controller.Controller | pygame.joystick.JoystickType] = {}
         self.names: dict[int, str] = {}
-        pygame.joystick.init()
-        controller.init()
+        with contextlib.suppress(pygame.error):  # a system without joysticks: keys and mouse remain
+            pygame.joystick.init()
+            controller.init()
 
     def feed(self, event: pygame.event.Event) -> Iterator[tuple[int, str, float]]:
         """What an event changes: (the pad's number, input, value: 0 to 1, or -1 to 1 for axis0 .. axis3)."""

@@ -58,9 +58,9 @@ class Window:
             scale = scale or max(1, min(round(WINDOW_WIDTH / self.width), largest))
             pygame.display.set_icon(picture(world.starts[0]))
             pygame.display.set_mode((wide * scale, self.height * scale), pygame.RESIZABLE)
-            self.controls = Controls(self.spec.actions, bindings or default_bindings(self.spec.actions))
         except pygame.error as error:
             raise NoDisplay(f"no display here ({error})") from error
+        self.controls = Controls(self.spec.actions, bindings or default_bindings(self.spec.actions))
         self._start = start
         self._paused = self._help = self._statistics = False
         self._frame: Frame | None = None

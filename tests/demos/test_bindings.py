@@ -162,3 +162,12 @@ def test_every_input_has_a_name_for_players_and_is_one_thing_only() -> None:
 def test_every_key_is_a_place_that_pygame_knows() -> None:
     pytest.importorskip("pygame", reason="places are pygame's numbers")
     assert sorted(inputs.scancodes().values()) == sorted(inputs.KEYS)
+
+
+def test_a_game_says_which_worlds_of_the_file_it_does_not_know(tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_world(tmp_path / "tiny")
+    (tmp_path / "keys.toml").write_text('[worlds.tinny]\nattack = ["KeyX"]\n[worlds.doom-arena]\n', "utf-8")
+    assert main(["play", str(tmp_path / "tiny"), "--headless", "--frames", "1", "--bindings",
+                 str(tmp_path / "keys.toml")]) == 0
+    assert "has keys for tinny: no world of the zoo" in capsys.readouterr().out

@@ -209,6 +209,9 @@ def test_a_rebound_window_answers_to_the_new_keys_alone(world: World) -> None:
     pad = Pad()
     window.read()
     assert "Virtual" in window._toast
+    pad.button(9, True)
+    assert window.read().rewind == 2  # LB, while it is held
+    pad.button(9, False)
     pad.button(3, True)
     assert not window.read().advance
     pad.unplug()
