@@ -64,8 +64,8 @@ def after_step(engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Callable[
     """From now on `fault` is done to the state after every step."""
     step = engine.step
 
-    def faulty(state: Any, actions: np.ndarray) -> None:
-        step(state, actions)
+    def faulty(state: Any, actions: np.ndarray, *view: Any) -> None:
+        step(state, actions, *view)
         fault(state)
     monkeypatch.setattr(engine, "step", faulty)
 
@@ -209,8 +209,8 @@ def test_the_loop_shows_the_last_good_frame_and_counts(world: World, faults: set
     engine = open_engine(world, "onnxruntime", threads=1)
     step, calls = engine.step, iter(range(25))
 
-    def faulty(state: Any, actions: np.ndarray) -> None:
-        step(state, actions)
+    def faulty(state: Any, actions: np.ndarray, *view: Any) -> None:
+        step(state, actions, *view)
         if next(calls) in faults:
             state.latent[...] = np.nan
     engine.step = faulty  # type: ignore[method-assign]

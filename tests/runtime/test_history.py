@@ -20,7 +20,7 @@ from dreamloop.models.core.spec import DynamicsSpec, MemorySpec
 from dreamloop.models.core.world import World
 from dreamloop.runtime import Engine, HistoryError, Session, Snapshot, engine_status, open_engine
 from dreamloop.runtime.engines import ENGINE_NAMES
-from dreamloop.runtime.history import LONGEST_GAP_FRAMES, MAX_BYTES, MAX_FRAMES, History, Mark, Moment
+from dreamloop.runtime.history import LONGEST_GAP_FRAMES, MAX_BYTES, MAX_FRAMES, History, Mark, Moment, Move
 
 NAMES = ("turn_left", "turn_right", "attack")
 AVAILABLE = [name for name in ENGINE_NAMES if engine_status(name).available]
@@ -268,17 +268,17 @@ def test_history_counts_its_memory_and_stays_under_the_cap(slots: int, cap: int,
     for _ in range(frames):
         index += 1
         parts[index % slots] = np.full(10, index, np.float32)
-        if history.note(np.array([index], np.float32)):
+        if history.note(Move(np.array([index], np.float32))):
             history.mark(moment(index, tuple(parts)))
         marks = history.timeline().marks
         held = {id(p): p.nbytes for m in marks for p in m.moment.parts if p is not None}
         assert history.bytes == sum(held.values()) + 8 * len(marks)
         assert history.bytes <= cap or len(marks) == 1
         assert index - history.oldest < 200 + LONGEST_GAP_FRAMES
-        assert [int(a[0]) for m in marks for a in m.actions] == list(range(history.oldest + 1, index + 1))
+        assert [int(move.action[0]) for m in marks for move in m.moves] == list(range(history.oldest + 1, index + 1))
     target = backs.draw(st.integers(history.oldest, index))
-    timeline, actions = history.back_to(target)
-    assert [int(a[0]) for a in actions] == list(range(timeline.marks[-1].moment.index + 1, target + 1))
+    timeline, moves = history.back_to(target)
+    assert [int(move.action[0]) for move in moves] == list(range(timeline.marks[-1].moment.index + 1, target + 1))
     history.follow(timeline)
     held = {id(p): p.nbytes for m in timeline.marks for p in m.moment.parts if p is not None}
     assert history.bytes == timeline.bytes == sum(held.values()) + 8 * len(timeline.marks)
@@ -292,11 +292,11 @@ def test_the_shipped_worlds_history_reaches_back_ten_seconds() -> None:
     history.begin(moment(0, tuple(parts)))
     for index in range(1, 2 * MAX_FRAMES):
         parts[index if index < 2 else 2 + index % 16] = np.zeros((6, 2, 4, 20, 64), np.float32)
-        if history.note(np.zeros(7, np.float32)):
+        if history.note(Move(np.zeros(7, np.float32))):
             history.mark(moment(index, tuple(parts)))
         assert history.bytes <= MAX_BYTES
     assert index - history.oldest >= 350
-    assert all(len(mark.actions) <= LONGEST_GAP_FRAMES for mark in history.timeline().marks)
+    assert all(len(mark.moves) <= LONGEST_GAP_FRAMES for mark in history.timeline().marks)
 
 
 # -- what is refused -----------------------------------------------------------------------------------
