@@ -274,6 +274,26 @@ def test_stages_of_a_frame_meet_end_to_end(world: World) -> None:
     assert profiler.summary()["dynamics"]["p50_ms"] == pytest.approx(4.0)
 
 
+def test_a_profiler_costs_no_reading_of_the_clock_and_one_span_for_each_stage(world: World) -> None:
+    """So that its price is that of noting the spans, which `Profiler.cost_ms` measures."""
+    readings = []
+    for profiler in (None, Profiler()):
+        clock = FakeClock()
+        session = Session(world, TimedEngine(world, clock))
+        loop = FrameLoop(session, Script(clock), Screen(clock), BUDGET_MS, clock=clock, profiler=profiler)
+        before, now = 0, clock.now
+
+        def counted() -> float:
+            nonlocal before
+            before += 1
+            return now()  # noqa: B023
+        clock.now = counted  # type: ignore[method-assign]
+        loop.run(50)
+        readings.append(before)
+    assert readings[0] == readings[1]
+    assert profiler is not None and len(profiler.spans) == 50 * 4
+
+
 @pytest.mark.parametrize("options", [{"late": "later"}, {"budget_ms": 0.0}, {"budget_ms": float("nan")}])
 def test_an_impossible_contract_is_refused(world: World, options: dict[str, object]) -> None:
     clock = FakeClock()
