@@ -89,7 +89,7 @@ def compare_profiles(first: str, second: str) -> dict[str, Any]:
     for stage, row in rows.items():
         cells = [row[key] for key in ("a_p50_ms", "b_p50_ms", "a_p99_ms", "b_p99_ms")]
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        note = {None: "", True: "  more than either run varied", False: "  no more than the runs varied"}[row["differs"]]
+        note = {None: "", True: "  more than the runs varied", False: "  no more than the runs varied"}[row["differs"]]
         print(f"{stage:<14}" + "".join(f"{'-' if cell is None else f'{cell:.2f}':>9}" for cell in cells)
               + f"{ratio:>8}{note}")
     return {"a": first, "b": second, "differ_in": other, "stages": {name: _rounded(row) for name, row in rows.items()}}

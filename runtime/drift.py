@@ -83,7 +83,8 @@ class DriftMonitor:
     again from the start frame that lies nearest to the last healthy one.
 
     values: the newest statistics by name; alarms: the newest, one for each time that a statistic left its
-    bounds; count: how many there were in all. Costs tens of microseconds a frame, and one frame's time every `canary_every_frames` (0: never).
+    bounds; count: how many there were in all. Costs tens of microseconds a frame, and one frame's time every
+    `canary_every_frames` (0: never).
     """
 
     def __init__(self, engine: Engine, reanchor: bool = False, canary_every_frames: int = CANARY_EVERY_FRAMES) -> None:

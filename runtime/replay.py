@@ -16,9 +16,10 @@ one presented frame, with the hash of its pixels and what made it:
     {"frame": 52, "input": 101, "action": [...], "view": 7, ...}                   made from 7 frames alone
 
 The last is the contract `degrade`: `view` is the `view_frames` of `Session.advance`, and a frame that was made but
-not decoded has an empty hash; its picture was never seen, and only its index is compared. Every complete line counts; a last line without its end (the
-game was killed) is left out. The frames are the same bits for the same engine, precision, threads
-and library versions, all of which the header holds.
+not decoded has an empty hash; its picture was never seen, and only its index is compared.
+
+Every complete line counts; a last line without its end (the game was killed) is left out. The frames are the same
+bits for the same engine, precision, threads and library versions, all of which the header holds.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Header:
 @dataclass(frozen=True)
 class Entry:
     """One line, one presented frame. kind: one of `JUMPS`; value: the action (A,) float32, the start,
-    the number of frames, the bookmark's name, or the fault; save: a bookmark to take before it; view_frames: of the action."""
+    the number of frames, the bookmark's name, or the fault; save: a bookmark to take before it; view_frames: of
+    the action."""
 
     line: int
     frame: int

@@ -156,9 +156,10 @@ class Session:
     def step(self, action: Action = None, out: np.ndarray | None = None, view_frames: int | None = None) -> Frame:
         """Make and return the next frame.
 
-        view_frames: see `advance`; action: names of held buttons, a mapping name -> value, a vector (A,), or None; what is
+        action: names of held buttons, a mapping name -> value, a vector (A,), or None; what is
         pressed while the current frame is on the screen. out: a (H, W, 3) uint8 buffer to write
-        to and return instead of a fresh array. Raises `ActionError` for an unknown name.
+        to and return instead of a fresh array. view_frames: see `advance`. Raises `ActionError` for an
+        unknown name.
         """
         self._check_out(out)
         self.advance(action, view_frames)
