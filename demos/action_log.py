@@ -60,10 +60,12 @@ class ActionLog:
             what["rewind"] = shown.rewound
         else:
             what["action"] = [float(v) for v in shown.action]
+            if shown.view_frames is not None:
+                what["view"] = shown.view_frames
         if shown.alarms:
             what["alarms"] = list(shown.alarms)
         self._write({"frame": shown.index, "input": shown.input_id, **what,
-                     "hash": "" if shown.degraded else frame_hash(self._frame.pixels), "late": shown.late})
+                     "hash": "" if not shown.decoded else frame_hash(self._frame.pixels), "late": shown.late})
 
     def __enter__(self) -> Self:
         return self

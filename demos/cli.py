@@ -73,32 +73,20 @@ def _play_options(args: argparse.Namespace) -> Any:
     return PlayOptions(
         engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed, start=args.start,
         frames=args.frames, headless=args.headless, record=args.record, actions=args.actions, scale=args.scale,
-        watch=args.watch, reanchor=args.reanchor, late=args.late, side_by_side=args.side_by_side,
-        bindings=args.bindings,
+        watch=args.watch, reanchor=args.reanchor, late=args.late, pipelined=args.pipelined,
+        side_by_side=args.side_by_side, bindings=args.bindings,
         hold=None if args.hold is None else tuple(filter(None, args.hold.split(","))))
 
 
 def _profile(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamloop.demos.play import PlayOptions, play
+    from dreamloop.demos.profile import compare_profiles, profile
+    if args.compare:
+        return compare_profiles(*args.compare)
+    from dreamloop.demos.play import PlayOptions
     from dreamloop.models.core.world import load_world
-    from dreamloop.runtime.profiler import Profiler
-    world, profiler = load_world(args.world), Profiler()
-    report = play(world, PlayOptions(engine=args.engine, precision=args.precision, threads=args.threads,
-                                     seed=args.seed, frames=args.frames, headless=not args.window), profiler)
-    stages = profiler.summary()
-    print(f"{'ms a frame':<12}{'p50':>9}{'p95':>9}{'p99':>9}{'worst':>9}")
-    for name, row in stages.items():
-        print(f"{name:<12}" + "".join(f"{row[key]:9.2f}" for key in ("p50_ms", "p95_ms", "p99_ms", "worst_ms")))
-    title = f"{world.name} on {report['engine']} {report['precision']}"
-    if args.trace:
-        profiler.save_trace(args.trace, f"dreamloop {title}")
-        print(f"wrote {args.trace}; open it at https://ui.perfetto.dev")
-    if args.plot:
-        profiler.plot(args.plot, title, 1000 / world.spec.fps)
-        print(f"wrote {args.plot}")
-    rounded = {name: {key: round(value, 4) for key, value in row.items()} for name, row in stages.items()}
-    return {**{key: report[key] for key in ("world", "engine", "precision", "frames", "warmup_frames")},
-            "budget_ms": round(1000 / world.spec.fps, 3), "stages": rounded}
+    options = PlayOptions(engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed,
+                          frames=args.frames, headless=not args.window, pipelined=args.pipelined)
+    return profile(load_world(args.world), options, args.trace, args.plot)
 
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
@@ -261,6 +249,11 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of the noise (default: 0)")
 
 
+def _add_pipelined(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pipelined", action="store_true",
+                        help="make a frame while the one before is presented; costs up to a frame of latency")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="dreamloop", description="Game worlds that a neural network dreams, in real time.",
                      epilog="Begin with: dreamloop play")
@@ -287,7 +280,9 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--bindings", metavar="F.toml", help="what keys mean (default: your own file; "
                       "see `dreamloop bindings`)")
     play.add_argument("--late", choices=("slow", "repeat", "degrade"), default="slow",
-                      help="when a frame is late: slow the game down, let the old picture stand, or also skip decoding")
+                      help="when a frame is late: slow the game down, let the old picture stand, or also do less: "
+                           "look less far back, then skip decoding")
+    _add_pipelined(play)
     play.add_argument("--watch", action="store_true", help="say where the dream drifts or the engine errs")
     play.add_argument("--reanchor", action="store_true", help="watch, and start over at an alarm")
 
@@ -297,8 +292,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_seed(profile)
     profile.add_argument("--frames", type=_whole(1), default=300, metavar="N", help="frames to time (default: 300)")
     profile.add_argument("--window", action="store_true", help="with the window and its pace (default: headless)")
+    _add_pipelined(profile)
+    profile.add_argument("--compare", nargs=2, metavar=("A.json", "B.json"),
+                         help="play nothing: compare two outputs of `dreamloop profile --json`")
     profile.add_argument("--trace", metavar="F.json", help="write a trace for https://ui.perfetto.dev")
-    profile.add_argument("--plot", metavar="F.png", help="write a picture of the stages over time")
+    profile.add_argument("--plot", metavar="F.png", help="write a picture of stages and latency over time")
 
     bench = verb("bench", _bench, "compare the engines on a world: verified, then timed",
                  "dreamloop bench doom-arena --engines native,torch-eager --json")

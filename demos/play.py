@@ -15,6 +15,7 @@ import os
 import sys
 from array import array
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,7 @@ from dreamloop.runtime.session import Session
 WARMUP_FRAMES = 30
 HEADLESS_FRAMES = 600
 NO_DISPLAY_SECONDS = 10
+FIGURE_FRAMES = 10_000  # figures are of the newest so many, however long the game
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class PlayOptions:
     the player leaves (without a window: 600 frames, or ten seconds of them where it is paced);
     record: an .mp4 file; actions: an .ndjson file; hold: action names that scripted input holds;
     scale: screen pixels per pixel of the frame; watch: say where the dream drifts or the engine errs;
-    reanchor: and start over then; late: the contract of the frame loop; side_by_side: the real game on the left,
-    under the same keys; bindings: a file of keys instead of the user's own."""
+    reanchor: and start over then; late: the contract of the frame loop; pipelined: in two stages;
+    side_by_side: the real game on the left, under the same keys; bindings: a file of keys instead of
+    the user's own."""
 
     engine: str = "auto"
     precision: str | None = None
@@ -63,6 +66,7 @@ class PlayOptions:
     watch: bool = False
     reanchor: bool = False
     late: str = "slow"
+    pipelined: bool = False
     side_by_side: bool = False
     bindings: str | None = None
 
@@ -154,51 +158,78 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
             sinks.append(log)
         sink: Sink = sinks[0] if len(sinks) == 1 else Sinks(*sinks) if sinks else NoSink()
         monitor = DriftMonitor(session.engine, options.reanchor) if options.watch or options.reanchor else None
+        compute = stack.enter_context(ThreadPoolExecutor(1)) if options.pipelined else None
         loop = FrameLoop(session, source, sink, None if options.headless else 1000 / spec.fps, options.late,
-                         profiler=profiler, monitor=monitor)
+                         profiler=profiler, monitor=monitor, compute=compute)
         if window is not None:
             window.attach(loop)
         sink.present(session.render())
-        made_ms, shown_ms = _run(loop, frames, log, say)
-        report = _report(session, loop, made_ms, shown_ms, paced=not options.headless)
+        times = _run(loop, frames, log, say)
+        report = _report(session, loop, times, paced=not options.headless)
     if record is not None:
         say(f"wrote {record}")
     return report
 
 
-def _run(loop: FrameLoop, frames: int | None, log: ActionLog | None,
-         say: Callable[[str], None]) -> tuple[array[float], array[float]]:
-    """Milliseconds that each frame took to make, and that lay between two of them."""
-    made_ms, shown_ms = array("d"), array("d")
+class _Newest:
+    """The newest `FIGURE_FRAMES` of a series of milliseconds, in memory that never grows."""
+
+    def __init__(self) -> None:
+        self._values, self.count = array("d", bytes(8 * FIGURE_FRAMES)), 0
+
+    def add(self, value_ms: float) -> None:
+        self._values[self.count % FIGURE_FRAMES] = value_ms
+        self.count += 1
+
+    def kept(self) -> np.ndarray:
+        """Those that are there, in no order, (n,) float64."""
+        return np.frombuffer(self._values)[: self.count]
+
+
+@dataclass
+class _Times:
+    """Milliseconds that frames took to make, that lay between two of them, and from input to picture; over:
+    how many took longer to make than the budget."""
+
+    made: _Newest
+    between: _Newest
+    latency: _Newest
+    over: int = 0
+
+
+def _run(loop: FrameLoop, frames: int | None, log: ActionLog | None, say: Callable[[str], None]) -> _Times:
+    times, budget_ms = _Times(_Newest(), _Newest(), _Newest()), 1000 / loop.session.world.spec.fps
     gc.collect()
     gc.freeze()  # what is loaded stays: a collection in the middle of a frame need not look at it
     try:
         for shown in loop.frames(frames):
-            made_ms.append(shown.made_ms)
+            times.made.add(shown.made_ms)
+            times.latency.add(shown.latency_ms)
+            times.over += shown.made_ms > budget_ms
             if shown.interval_ms:
-                shown_ms.append(shown.interval_ms)
+                times.between.add(shown.interval_ms)
             if log is not None:
                 log.write(shown)
             for alarm in shown.alarms:
                 say(f"alarm: {alarm}")
     finally:
         gc.unfreeze()
-    return made_ms, shown_ms
+    return times
 
 
-def _report(session: Session, loop: FrameLoop, made_ms: array[float], shown_ms: array[float],
-            paced: bool) -> dict[str, Any]:
-    spec = session.world.spec
-    between = shown_ms if paced else made_ms
-    times = percentiles(made_ms) if made_ms else dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"))
-    late = loop.late_frames if paced else sum(ms > 1000 / spec.fps for ms in made_ms)
+def _report(session: Session, loop: FrameLoop, times: _Times, paced: bool) -> dict[str, Any]:
+    between = (times.between if paced or loop.compute else times.made).kept()
+    made, latency = (percentiles(series.kept()) if series.count else dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"))
+                     for series in (times.made, times.latency))
     return {"world": session.world.name, "engine": session.engine.name, "precision": session.engine.precision,
-            "frames": len(made_ms), "fps": _rounded(1000 * len(between) / sum(between) if between else None),
-            **{name: _rounded(times[name]) for name in ("p50_ms", "p95_ms", "p99_ms")}, "late_frames": late,
+            "frames": times.made.count, "fps": _rounded(1000 * len(between) / between.sum() if len(between) else None),
+            **{name: _rounded(made[name]) for name in ("p50_ms", "p95_ms", "p99_ms")},
+            "latency_p50_ms": _rounded(latency["p50_ms"]), "latency_p99_ms": _rounded(latency["p99_ms"]),
+            "late_frames": loop.late_frames if paced else times.over,
             "repeated_frames": loop.repeated_frames, "degraded_frames": loop.degraded_frames,
-            "held_frames": loop.held_frames, **({"alarms": len(loop.monitor.alarms)} if loop.monitor else {}),
+            "held_frames": loop.held_frames, **({"alarms": loop.monitor.count} if loop.monitor else {}),
             "peak_rss_mb": _rounded(peak_rss_mb()), "warmup_frames": WARMUP_FRAMES}
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+    return None if value is None else round(float(value), 2)

@@ -24,7 +24,7 @@ from dreamloop.models.core import memory
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World, load_world
 from dreamloop.runtime.engines import open_engine
-from dreamloop.runtime.engines.base import Engine, State
+from dreamloop.runtime.engines.base import Engine, State, turn_of
 from dreamloop.runtime.session import Action, Frame, checked_seed, start_image
 
 
@@ -40,11 +40,13 @@ class BatchedSession:
         self.engine = open_engine(self.world, engine, precision, threads) if isinstance(engine, str) else engine
         if self.engine.world.hash != self.world.hash:
             raise DreamloopError(f"the engine holds world {self.engine.world.name}, not this {self.world.name}")
+        self._turn = turn_of(self.engine)
         self._state: State | None = self.engine.new_state(seats)
         self._taken = np.zeros(seats, bool)
         self._given: dict[int, np.ndarray] = {}  # start images that are on the screen
         self.faults = np.zeros(seats, np.int64)
-        self.engine.step(self._state, self._no_keys())  # builds what the engine builds at its first step
+        with self._turn:
+            self.engine.step(self._state, self._no_keys())  # builds what the engine builds at its first step
 
     @property
     def seats(self) -> int:
@@ -83,7 +85,9 @@ class BatchedSession:
         if not 0 <= seat < self.seats:
             raise DreamloopError(f"seat={seat} must be 0 to {self.seats - 1}")
         state, image = self._live(), start_image(self.world, start)
-        seed, latent = checked_seed(seed), self.engine.encode(image[None])[0]
+        seed = checked_seed(seed)
+        with self._turn:
+            latent = self.engine.encode(image[None])[0]
         state.ring[:, :, seat] = 0
         state.latent[seat], state.frame[seat], state.seed[seat] = latent, 0, seed
         self._given[seat] = image
@@ -102,7 +106,8 @@ class BatchedSession:
             vectors[self._player(seat)] = self.world.spec.actions.vector(action)
         state.frame[~self._taken] = 0  # an empty seat never gets far
         frames, latents = state.frame.copy(), state.latent.copy()
-        self.engine.step(state, vectors)
+        with self._turn:
+            self.engine.step(state, vectors)
         for seat in map(int, np.flatnonzero(~np.isfinite(state.latent).all(axis=(1, 2, 3)))):
             first = memory.slot_of(self.world.spec.memory, int(frames[seat]) + 1) * self.world.spec.tokens_padded
             state.ring[:, :, seat, :, first : first + self.world.spec.tokens_padded] = 0
@@ -114,7 +119,8 @@ class BatchedSession:
     def render(self) -> dict[int, Frame]:
         """The frame of every player, decoded afresh; changes nothing."""
         state = self._live()
-        pixels = self.engine.decode(state.latent) if set(self.players) - self._given.keys() else None
+        with self._turn:
+            pixels = self.engine.decode(state.latent) if set(self.players) - self._given.keys() else None
         return {seat: Frame(int(state.frame[seat]), self._given[seat].copy() if seat in self._given or pixels is None
                             else pixels[seat]) for seat in self.players}
 

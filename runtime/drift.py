@@ -4,9 +4,10 @@
 
 What is known of a healthy dream without having seen one, all of it from the world's own files:
 
-    mean, spread   of a frame's latent (latents are normalised to unit variance): near those of the start frames
-    saturation     share of latent values beyond anything that a start frame has
-    motion         mean change of the latent in a frame: below the distance between two different scenes
+    mean, spread   of a frame's latent: near those of the start frames, in units of their spread
+    saturation     share of latent values well beyond anything that a start frame has
+    motion         mean change of the latent in a frame: below the usual distance between two start frames, for
+                   a dream that changes as much in every frame as from one scene to another only flickers
     key_norm       keys are RMS-normalised and then scaled by the layer's gain, so their length lies between
                    sqrt(D) times its smallest and its largest gain, and rotation changes nothing of that
     slots          a frame changes the keys of its own slot, and of no other
@@ -15,7 +16,8 @@ What is known of a healthy dream without having seen one, all of it from the wor
 
     finite         no frame was refused by the session for not being finite (`FaultError`)
 
-The first four are judged over half a second, for a dream may be wild for a moment.
+The first four are judged over half a second, for a dream may be wild for a moment. Their bounds are ratios to the
+start frames' own statistics, wide enough for the worlds of the zoo.
 """
 
 from __future__ import annotations
@@ -27,15 +29,18 @@ from typing import Any
 import numpy as np
 
 from dreamloop.models.core import memory
-from dreamloop.runtime.engines.base import Engine
+from dreamloop.runtime.engines.base import Engine, turn_of
 from dreamloop.runtime.session import Session
 from dreamloop.runtime.slots import plain
 
 JUDGED_FRAMES = 16  # half a second
+KEPT_ALARMS = 240
 CANARY_EVERY_FRAMES = 40
 CANARY_TOLERANCE = 1e-3  # of the change that the canary frame makes; an engine that promises its bits is at 0
 KEY_NORM_MARGIN = 0.03  # of the bound: what half precision rounds
-SPREAD_FACTOR, MEAN_SLACK, MAX_SATURATION = 2.0, 0.5, 0.01
+SPREAD_FACTOR = 1.6
+MEAN_SLACK = 0.3  # of the largest spread
+SATURATED, MAX_SATURATION = 1.5, 0.005  # of the largest absolute value of a start frame; share of values
 
 
 @dataclass(frozen=True)
@@ -60,23 +65,26 @@ class Bounds:
         """From the latents of the start frames, (N, C, latent height, latent width), and the weights."""
         d = engine.world.spec.dynamics
         means, spreads = starts.mean(axis=(1, 2, 3)), starts.std(axis=(1, 2, 3))
-        # two scenes that have nothing to do with each other differ by this much
-        apart = float(2 / np.sqrt(np.pi) * spreads.max())
+        pairs = [float(np.abs(a - b).mean()) for i, a in enumerate(starts) for b in starts[:i]]
+        # from a single start frame: what two scenes that have nothing to do with each other differ by
+        apart = float(np.median(pairs)) if pairs else float(2 / np.sqrt(np.pi) * spreads.max())
+        slack = MEAN_SLACK * float(spreads.max())
         gains = np.abs([engine.world.weights[f"dynamics.blocks.{layer}.key_norm"] for layer in range(d.layers)])
         norms = np.sqrt(d.head_size) * np.stack([gains.min(axis=1) * (1 - KEY_NORM_MARGIN),
                                                  gains.max(axis=1) * (1 + KEY_NORM_MARGIN)], axis=1)
-        return cls({"mean": (float(means.min()) - MEAN_SLACK, float(means.max()) + MEAN_SLACK),
+        return cls({"mean": (float(means.min()) - slack, float(means.max()) + slack),
                     "spread": (float(spreads.min()) / SPREAD_FACTOR, float(spreads.max()) * SPREAD_FACTOR),
                     "saturation": (0.0, MAX_SATURATION), "motion": (0.0, apart)},
-                   2 * float(np.abs(starts).max()), norms)
+                   SATURATED * float(np.abs(starts).max()), norms)
 
 
 class DriftMonitor:
     """Looks at every frame of one session, after it was made. reanchor: ask the loop, at an alarm, to start
     again from the start frame that lies nearest to the last healthy one.
 
-    values: the newest statistics by name; alarms: all so far, one for each time that a statistic left its
-    bounds. Costs tens of microseconds a frame, and one frame's time every `canary_every_frames` (0: never).
+    values: the newest statistics by name; alarms: the newest, one for each time that a statistic left its
+    bounds; count: how many there were in all. Costs tens of microseconds a frame, and one frame's time every
+    `canary_every_frames` (0: never).
     """
 
     def __init__(self, engine: Engine, reanchor: bool = False, canary_every_frames: int = CANARY_EVERY_FRAMES) -> None:
@@ -86,7 +94,8 @@ class DriftMonitor:
         self._canary_state = engine.new_state(1)
         self._canary = self._canary_latent(engine)
         self.values: dict[str, float] = {}
-        self.alarms: list[Alarm] = []
+        self.alarms: deque[Alarm] = deque(maxlen=KEPT_ALARMS)
+        self.count = 0
         self._recent: dict[str, deque[float]] = {name: deque(maxlen=JUDGED_FRAMES) for name in self.bounds.ranges}
         self._out: set[str] = set()
         self._healthy = self.starts[0]
@@ -124,14 +133,17 @@ class DriftMonitor:
         self._out = set(found)
         if not found:
             self._healthy = latent
-        self.alarms += alarms
-        return alarms
+        return self._given(alarms)
 
     def fault(self, session: Session, text: str) -> list[Alarm]:
         """The session has refused a frame, and stands at the last good one."""
         alarms = [] if "finite" in self._out else [Alarm(session.index, "finite", text)]
         self._out.add("finite")
+        return self._given(alarms)
+
+    def _given(self, alarms: list[Alarm]) -> list[Alarm]:
         self.alarms += alarms
+        self.count += len(alarms)
         return alarms
 
     def forget(self) -> None:
@@ -183,7 +195,8 @@ class DriftMonitor:
         """z of frame 1 after the first start frame, no key pressed, seed 0."""
         state = self._canary_state
         state.latent, state.frame = self.starts[:1].copy(), np.zeros(1, np.int64)
-        engine.step(state, np.zeros((1, self.spec.actions.size), np.float32))
+        with turn_of(engine):
+            engine.step(state, np.zeros((1, self.spec.actions.size), np.float32))
         return state.latent[0].copy()
 
 

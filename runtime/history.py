@@ -1,9 +1,9 @@
-"""The past of one timeline: moments to go back to, and the actions that lead on from each.
+"""The past of one timeline: moments to go back to, and the moves that lead on from each.
 
-    moment 0 --actions--> moment 4 --actions--> moment 8 --actions--> now
+    moment 0 --moves--> moment 4 --moves--> moment 8 --moves--> now
 
 A session marks a moment every few frames. To go back to a frame it takes the last moment before it
-and plays the actions again: the same arithmetic, so the same bits. Moments share their slots
+and makes the moves again: the same arithmetic, so the same bits. Moments share their slots
 (slots.py), and where they take more than `max_bytes` the one that is missed least goes: the one
 with the shortest gap for its age. So the near past is dense, the far past sparse, and memory
 stays under one bound for ever.
@@ -12,6 +12,7 @@ stays under one bound for ever.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,13 @@ MARK_EVERY_FRAMES = 4
 LONGEST_GAP_FRAMES = 128  # the most frames that one rewind plays again
 MAX_FRAMES = 1000
 MAX_BYTES = 40_000_000
+
+
+class Move(NamedTuple):
+    """What made a frame: the action, (A,) float32, and how far back the pass was allowed to read, None for all."""
+
+    action: np.ndarray
+    view_frames: int | None = None
 
 
 class HistoryError(DreamloopError):
@@ -51,10 +59,10 @@ class Moment:
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """A moment and the actions, each (A,) float32, that were taken from it to the next mark or to now."""
+    """A moment and the moves from it to the next mark or to now."""
 
     moment: Moment
-    actions: tuple[np.ndarray, ...] = ()
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,8 @@ class History:
 
     def __init__(self, max_bytes: int = MAX_BYTES, max_frames: int = MAX_FRAMES) -> None:
         self.max_bytes, self.max_frames = max_bytes, max_frames
-        self._past = Timeline()  # its last mark has no actions yet: those are the newest
-        self._newest: list[np.ndarray] = []
+        self._past = Timeline()  # its last mark has no moves yet: those are the newest
+        self._newest: list[Move] = []
 
     @property
     def oldest(self) -> int:
@@ -80,16 +88,16 @@ class History:
 
     @property
     def bytes(self) -> int:
-        """Memory of all moments; actions come on top, a few hundred bytes a frame at most."""
+        """Memory of all moments; moves come on top, a few hundred bytes a frame at most."""
         return self._past.bytes
 
     def begin(self, moment: Moment) -> None:
         """Forget everything before `moment`."""
         self._past, self._newest = Timeline((Mark(moment),), moment.bytes_after(None)), []
 
-    def note(self, action: np.ndarray) -> bool:
-        """Keep the action that made a frame; True where it is time to `mark` it."""
-        self._newest.append(action)
+    def note(self, move: Move) -> bool:
+        """Keep what made a frame; True where it is time to `mark` it."""
+        self._newest.append(move)
         return len(self._newest) >= MARK_EVERY_FRAMES
 
     def mark(self, moment: Moment) -> None:
@@ -111,13 +119,13 @@ class History:
             self._drop(min(short)[1] if short else 0)
 
     def _drop(self, i: int) -> None:
-        """Take out mark i; its actions go to the mark before it."""
+        """Take out mark i; its moves go to the mark before it."""
         marks = list(self._past.marks)
         gone = marks.pop(i)
         before = marks[i - 1].moment if i else None
         freed = gone.moment.bytes_after(before) + marks[i].moment.bytes_after(gone.moment)
         if i:
-            marks[i - 1] = Mark(marks[i - 1].moment, marks[i - 1].actions + gone.actions)
+            marks[i - 1] = Mark(marks[i - 1].moment, marks[i - 1].moves + gone.moves)
         self._past = Timeline(tuple(marks), self._past.bytes - freed + marks[i].moment.bytes_after(before))
 
     def timeline(self) -> Timeline:
@@ -128,11 +136,11 @@ class History:
     def follow(self, timeline: Timeline) -> None:
         """Be on this timeline, at its end."""
         *before, last = timeline.marks
-        self._past, self._newest = Timeline((*before, Mark(last.moment)), timeline.bytes), list(last.actions)
+        self._past, self._newest = Timeline((*before, Mark(last.moment)), timeline.bytes), list(last.moves)
         self._bound(last.moment.index)
 
-    def back_to(self, index: int) -> tuple[Timeline, tuple[np.ndarray, ...]]:
-        """(the past that ends with the last moment at or before frame `index`, the actions from that
+    def back_to(self, index: int) -> tuple[Timeline, tuple[Move, ...]]:
+        """(the past that ends with the last moment at or before frame `index`, the moves from that
         moment on to the frame). Changes nothing. Raises `HistoryError` for a frame too far back."""
         if index < self.oldest:
             raise HistoryError(f"frame {index} is before the history, which goes back to frame {self.oldest}")
@@ -141,4 +149,4 @@ class History:
             size -= marks[-1].moment.bytes_after(marks[-2].moment)
             del marks[-1]
         last = marks.pop()
-        return Timeline((*marks, Mark(last.moment)), size), last.actions[: index - last.moment.index]
+        return Timeline((*marks, Mark(last.moment)), size), last.moves[: index - last.moment.index]

@@ -1,17 +1,20 @@
-"""Where the milliseconds of a frame go: spans per frame and stage, percentiles, a trace, a plot.
+"""Where the milliseconds of a frame go: spans per frame and stage, percentiles, a trace, a comparison.
 
     dreamloop profile doom-arena --trace trace.json        # open it at https://ui.perfetto.dev
 
-A span is four numbers in a list, so the profiler itself costs about a microsecond a frame.
-Trace format: "Trace Event Format", Google 2016; complete events (`ph` X), times in microseconds.
+A span is five values in a tuple, so the profiler itself costs about a microsecond a frame; `cost_ms` measures it.
+Trace format: "Trace Event Format", Google 2016: complete events (`ph` X) on a track per thread, times in
+microseconds; a flow (`s`, `f`) leads from the reading of an input to the presenting of the first frame
+that shows it. Pictures of a profile: profile_plot.py.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +24,22 @@ from dreamloop.models.core.errors import DreamloopError
 
 MAX_SPANS = 1_000_000
 WHOLE = "frame"  # the name of the span from the first stage's start to the last stage's end
+LOOP = "frame loop"  # the thread that reads input and presents
+PARTS = 10  # of a run, whose medians say how much it varies
 
 
 class Span(NamedTuple):
-    """One stage of one frame; times in seconds of the clock that was used."""
+    """One stage of one frame; times in seconds of the clock that was used; track: the thread, or what waits."""
 
     frame: int
     stage: str
     start_s: float
     stop_s: float
+    track: str
+
+    @property
+    def ms(self) -> float:
+        return (self.stop_s - self.start_s) * 1000
 
 
 def percentiles(values_ms: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -44,9 +54,9 @@ class Profiler:
     def __init__(self, capacity: int = MAX_SPANS) -> None:
         self.spans: deque[Span] = deque(maxlen=capacity)
 
-    def add(self, frame: int, stage: str, start_s: float, stop_s: float) -> None:
+    def add(self, frame: int, stage: str, start_s: float, stop_s: float, track: str = LOOP) -> None:
         """Note that `stage` of frame `frame` ran from start_s to stop_s, in seconds."""
-        self.spans.append(Span(frame, stage, start_s, stop_s))
+        self.spans.append(Span(frame, stage, start_s, stop_s, track))
 
     def stages(self) -> dict[str, list[Span]]:
         """Spans by stage, in the order in which stages were first seen, the whole frame last."""
@@ -56,30 +66,77 @@ class Profiler:
             by_stage.setdefault(span.stage, []).append(span)
             known = whole.get(span.frame, span)
             whole[span.frame] = Span(span.frame, WHOLE, min(known.start_s, span.start_s),
-                                     max(known.stop_s, span.stop_s))
+                                     max(known.stop_s, span.stop_s), LOOP)
         return {**by_stage, WHOLE: list(whole.values())} if by_stage else {}
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """stage -> frames (how many), p50_ms, p95_ms, p99_ms, worst_ms; `frame` is the whole."""
-        return {stage: {"frames": len(spans), **percentiles([(s.stop_s - s.start_s) * 1000 for s in spans])}
-                for stage, spans in self.stages().items()}
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """stage -> frames (how many), p50_ms, p95_ms, p99_ms, worst_ms, and p50_parts_ms: the medians of ten parts of
+        the run, one after the other, where there are that many frames. `frame` is the whole, from input to picture."""
+        found = {}
+        for stage, spans in self.stages().items():
+            values = [span.ms for span in spans]
+            parts = np.array_split(np.array(values), PARTS) if len(values) >= PARTS else []
+            found[stage] = {"frames": len(values), **percentiles(values),
+                            "p50_parts_ms": [float(np.median(part)) for part in parts]}
+        return found
+
+    def cost_ms(self, rounds: int = 5, frames: int = 1000) -> float:
+        """What profiling adds to a frame: the time of noting the spans of one, measured now, the best of several
+        rounds. The loop reads its clock with a profiler as often as without."""
+        if not self.spans:
+            return 0.0
+        last = [span for span in self.spans if span.frame == self.spans[-1].frame]
+
+        def spent() -> float:
+            trial, start = Profiler(capacity=len(last) * frames), time.perf_counter()
+            for _ in range(frames):
+                for span in last:
+                    trial.add(*span)
+            return (time.perf_counter() - start) * 1000 / frames
+        return min(spent() for _ in range(rounds))
+
+    # -- a trace -----------------------------------------------------------------------------------
 
     def trace(self, process: str = "dreamloop") -> dict[str, Any]:
-        """The spans as a Chrome trace: stages nested in their frame, on one thread."""
+        """The spans as a Chrome trace. Where one thread does everything, stages lie nested in their frame; where
+        there are more, frames overlap, and each thread has its own track without them."""
         stages = self.stages()
         origin = min((span.start_s for span in self.spans), default=0.0)
+        tracks = list(dict.fromkeys([LOOP, *(span.track for span in self.spans)]))
+        shown = [span for name, spans in stages.items() if name != WHOLE or len(tracks) == 1 for span in spans]
+
+        def at(span: Span) -> dict[str, Any]:
+            return {"pid": 1, "tid": 1 + tracks.index(span.track), "ts": _nanoseconds(span.start_s, origin) / 1000}
 
         def event(span: Span) -> dict[str, Any]:
             # whole nanoseconds, so that a stage never sticks out of its frame by a rounding
-            start, stop = (round((t - origin) * 1e9) for t in (span.start_s, span.stop_s))
+            length = _nanoseconds(span.stop_s, origin) - _nanoseconds(span.start_s, origin)
             name = f"frame {span.frame}" if span.stage == WHOLE else span.stage
-            return {"name": name, "cat": span.stage, "ph": "X", "ts": start / 1000, "dur": (stop - start) / 1000,
-                    "pid": 1, "tid": 1, "args": {"frame": span.frame}}
+            return {"name": name, "cat": span.stage, "ph": "X", **at(span), "dur": length / 1000,
+                    "args": {"frame": span.frame}}
 
-        names = [{"name": kind, "ph": "M", "pid": 1, "tid": 1, "args": {"name": value}}
-                 for kind, value in (("process_name", process), ("thread_name", "frame loop"))]
-        ordered = [*stages.get(WHOLE, []), *(s for stage, spans in stages.items() if stage != WHOLE for s in spans)]
-        return {"traceEvents": names + [event(span) for span in ordered], "displayTimeUnit": "ms"}
+        def arrow(read: Span, present: Span) -> Iterator[dict[str, Any]]:
+            # each end lies at the start of its span, which it binds to
+            for span, kind in ((read, {"ph": "s"}), (present, {"ph": "f", "bp": "e"})):
+                yield {"name": "input to picture", "cat": "latency", "id": read.frame, **kind, **at(span),
+                       "args": {"input": read.frame, "frame": present.frame}}
+        names = [{"name": "process_name", "ph": "M", "pid": 1, "tid": 0, "args": {"name": process}}]
+        names += [{"name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": {"name": track}}
+                  for tid, track in enumerate(tracks, start=1)]
+        return {"displayTimeUnit": "ms", "traceEvents": [
+            *names, *map(event, sorted(shown, key=lambda s: (s.start_s, s.start_s - s.stop_s))),
+            *(end for read, present in self.shown() for end in arrow(read, present))]}
+
+    def shown(self) -> Iterator[tuple[Span, Span]]:
+        """(the reading of an input, the presenting of the first frame that shows it), for those that were shown: the
+        input of a frame that was not decoded is seen in the next one that is."""
+        unseen: list[Span] = []
+        for span in self.spans:
+            if span.stage == "input":
+                unseen.append(span)
+            elif span.stage == "present":
+                yield from ((read, span) for read in unseen)
+                unseen = []
 
     def save_trace(self, path: str | os.PathLike[str], process: str = "dreamloop") -> None:
         """Write `trace` to a file, whole or not at all."""
@@ -91,33 +148,51 @@ class Profiler:
         except OSError as error:
             raise DreamloopError(f"cannot write the trace {target}: {error.strerror}") from error
 
-    def plot(self, path: str | os.PathLike[str], title: str = "", budget_ms: float | None = None) -> None:
-        """Draw stages over time, stacked, beside the distribution of whole frames, to an image file."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise DreamloopError(f"a plot needs matplotlib ({error}); pip install matplotlib") from error
-        stages = {name: spans for name, spans in self.stages().items() if name != WHOLE}
-        frames = sorted({span.frame for span in self.spans})
-        row = {frame: i for i, frame in enumerate(frames)}
-        figure = Figure(figsize=(11, 4), layout="constrained")
-        over_time, spread = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
-        total = np.zeros(len(frames))
-        for name, spans in stages.items():
-            part_ms = np.zeros(len(frames))
-            for span in spans:
-                part_ms[row[span.frame]] += (span.stop_s - span.start_s) * 1000
-            over_time.fill_between(frames, total, total + part_ms, step="mid", label=name, linewidth=0)
-            total += part_ms
-        spread.hist(total, bins=60, orientation="horizontal", color="0.5")
-        for axis in (over_time, spread):
-            if budget_ms is not None:
-                axis.axhline(budget_ms, color="crimson", linestyle="--", linewidth=1,
-                             label=f"budget {budget_ms:.1f} ms")
-        over_time.set(xlabel="frame", ylabel="milliseconds", title=title, ylim=(0, None), xmargin=0)
-        spread.set(xlabel="frames", title="whole frame")
-        over_time.legend(loc="upper right", ncols=3, fontsize="small")
-        try:
-            figure.savefig(path, dpi=120)
-        except (OSError, ValueError) as error:  # ValueError: a file type that matplotlib does not know
-            raise DreamloopError(f"cannot write the plot {path}: {error}") from error
+
+def _nanoseconds(moment_s: float, origin_s: float) -> int:
+    return round((moment_s - origin_s) * 1e9)
+
+
+# -- two profiles ------------------------------------------------------------------------------------------
+
+
+def load_profile(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The report of `dreamloop profile --json`, from a file with that as its last line."""
+    try:
+        lines = Path(path).read_text("utf-8").strip().splitlines()
+        said = json.loads(lines[-1]) if lines else None
+    except OSError as error:
+        raise DreamloopError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        said = None
+    stages = said.get("stages") if isinstance(said, dict) else None
+    if not isinstance(stages, dict) or not stages or not all(_is_row(row) for row in stages.values()):
+        raise DreamloopError(f"{path} is not a profile: its last line must be that of `dreamloop profile --json`")
+    assert isinstance(said, dict)
+    return said
+
+
+def _is_row(row: Any) -> bool:
+    def numbers(values: list[Any]) -> bool:
+        return all(type(v) in (int, float) and 0 <= v < float("inf") for v in values)
+    return (isinstance(row, dict) and numbers([row.get("p50_ms"), row.get("p99_ms")])
+            and isinstance(row.get("p50_parts_ms", []), list) and numbers(row.get("p50_parts_ms", [])))
+
+
+def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """stage -> p50_ms and p99_ms of both profiles, ratio (b's median over a's), and differs: whether the medians of
+    the ten parts of one run all lie above those of the other, None where a run has no parts. Parts of one run vary
+    less than runs on a machine with other work do: what does not differ here is noise, what does may still be."""
+    rows: dict[str, dict[str, Any]] = {}
+    for stage in [*a["stages"], *(stage for stage in b["stages"] if stage not in a["stages"])]:
+        first, second = a["stages"].get(stage), b["stages"].get(stage)
+        row: dict[str, Any] = {"a_p50_ms": first and first["p50_ms"], "b_p50_ms": second and second["p50_ms"],
+                               "a_p99_ms": first and first["p99_ms"], "b_p99_ms": second and second["p99_ms"],
+                               "ratio": None, "differs": None}
+        if first and second:
+            row["ratio"] = second["p50_ms"] / first["p50_ms"] if first["p50_ms"] else None
+            parts_a, parts_b = first.get("p50_parts_ms"), second.get("p50_parts_ms")
+            if parts_a and parts_b:
+                row["differs"] = min(parts_b) > max(parts_a) or max(parts_b) < min(parts_a)
+        rows[stage] = row
+    return rows

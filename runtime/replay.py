@@ -13,11 +13,13 @@ one presented frame, with the hash of its pixels and what made it:
     {"frame": 52, "input": 97, "save": "quick", "action": [...], ...}              a bookmark, then a frame
     {"frame": 51, "input": 99, "load": "quick", ...}                               back to the bookmark
     {"frame": 51, "input": 100, "fault": "...", ...}                               the frame before was held
+    {"frame": 52, "input": 101, "action": [...], "view": 7, ...}                   made from 7 frames alone
 
-A frame that was made but not decoded (the contract `degrade`) has an empty hash: its picture was never
-seen, and only its index is compared. Every complete line counts; a last line without its end (the
-game was killed) is left out. The frames are the same bits for the same engine, precision, threads
-and library versions, all of which the header holds.
+The last is the contract `degrade`: `view` is the `view_frames` of `Session.advance`, and a frame that was made but
+not decoded has an empty hash; its picture was never seen, and only its index is compared.
+
+Every complete line counts; a last line without its end (the game was killed) is left out. The frames are the same
+bits for the same engine, precision, threads and library versions, all of which the header holds.
 """
 
 from __future__ import annotations
@@ -83,7 +85,8 @@ class Header:
 @dataclass(frozen=True)
 class Entry:
     """One line, one presented frame. kind: one of `JUMPS`; value: the action (A,) float32, the start,
-    the number of frames, the bookmark's name, or the fault; save: a bookmark to take before it."""
+    the number of frames, the bookmark's name, or the fault; save: a bookmark to take before it; view_frames: of
+    the action."""
 
     line: int
     frame: int
@@ -91,6 +94,7 @@ class Entry:
     kind: str
     value: Any = field(repr=False)
     save: str = ""
+    view_frames: int | None = None
 
 
 class ActionLog:
@@ -156,7 +160,8 @@ class ActionLog:
         save, digest = said.get("save", ""), said.get("hash")
         if not isinstance(save, str) or not isinstance(digest, str):
             raise self._fault(line, "has no hash, or a save that is not a text")
-        return Entry(line, self._number(said.get("frame"), "frame", line, 1 << 53), digest, kind, value, save)
+        view = None if "view" not in said or kind != "action" else self._number(said["view"], "view", line, 1 << 31)
+        return Entry(line, self._number(said.get("frame"), "frame", line, 1 << 53), digest, kind, value, save, view)
 
     def _start(self, said: Any, spec: WorldSpec, line: int) -> int | np.ndarray:
         if not isinstance(said, dict):
@@ -249,7 +254,7 @@ def replay(log: ActionLog, session: Session, state: Snapshot | None = None) -> I
 
 def _made(entry: Entry, session: Session, bookmark: Snapshot | None) -> Frame:
     if entry.kind == "action":
-        return session.step(entry.value)
+        return session.step(entry.value, view_frames=entry.view_frames)
     if entry.kind == "reset":
         return session.reset(entry.value)
     if entry.kind == "rewind":

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,8 +25,8 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World, load_world
 from dreamloop.runtime.engines import open_engine
-from dreamloop.runtime.engines.base import Engine, State
-from dreamloop.runtime.history import MAX_BYTES, History, Moment
+from dreamloop.runtime.engines.base import Engine, State, turn_of
+from dreamloop.runtime.history import MAX_BYTES, History, Moment, Move
 from dreamloop.runtime.slots import SharedSlots
 from dreamloop.runtime.snapshot import Snapshot
 
@@ -38,12 +37,22 @@ class FaultError(DreamloopError):
     """The engine made a frame that is not finite; the session stays at the last good one."""
 
 
-@dataclass(frozen=True)
 class Frame:
-    """index: 0 for the start frame, then 1, 2, ...; pixels: (H, W, 3) uint8."""
+    """index: 0 for the start frame, then 1, 2, ...; pixels: (H, W, 3) uint8, the same array whenever asked for, given
+    as such or as the decoding that makes it when somebody first looks."""
 
-    index: int
-    pixels: np.ndarray = field(repr=False)
+    def __init__(self, index: int, pixels: np.ndarray | Callable[[], np.ndarray]) -> None:
+        self.index = index
+        self._pixels = pixels
+
+    @property
+    def pixels(self) -> np.ndarray:
+        if not isinstance(self._pixels, np.ndarray):
+            self._pixels = self._pixels()
+        return self._pixels
+
+    def __repr__(self) -> str:
+        return f"Frame(index={self.index})"
 
 
 class Session:
@@ -64,6 +73,7 @@ class Session:
             if precision not in (None, engine.precision):
                 raise DreamloopError(f"precision={precision!r}, but the engine given is {engine.precision}")
             self.engine = engine
+        self._turn = turn_of(self.engine)
         self._state: State | None = None
         self._given: np.ndarray | None = None
         self._history = History(history_bytes)
@@ -107,7 +117,8 @@ class Session:
             raise DreamloopError("the session is closed")
         image = start_image(self.world, start)
         seed = self.seed if seed is None else checked_seed(seed)
-        latent = self.engine.encode(image[None])
+        with self._turn:
+            latent = self.engine.encode(image[None])
         if self._state is None:
             self._state = self.engine.new_state(1)
             self._slots = SharedSlots(self.world.spec, self._state.ring)
@@ -132,32 +143,41 @@ class Session:
         self.reset(images[0])
         state = self._live()
         for image, vector in zip(images[1:], vectors[1:], strict=True):
-            self.engine.step(state, vector[None])
+            with self._turn:
+                self.engine.step(state, vector[None])
+                state.latent[:] = self.engine.encode(image[None])
             self._slots.written(self.index)
-            state.latent[:] = self.engine.encode(image[None])
         self._given = _read_only(images[-1].copy())
         self._history.begin(self._moment())  # real frames cannot be made again from actions
         return self.render()
 
     # -- playing -----------------------------------------------------------------------------------
 
-    def step(self, action: Action = None, out: np.ndarray | None = None) -> Frame:
+    def step(self, action: Action = None, out: np.ndarray | None = None, view_frames: int | None = None) -> Frame:
         """Make and return the next frame.
 
         action: names of held buttons, a mapping name -> value, a vector (A,), or None; what is
         pressed while the current frame is on the screen. out: a (H, W, 3) uint8 buffer to write
-        to and return instead of a fresh array. Raises `ActionError` for an unknown name.
+        to and return instead of a fresh array. view_frames: see `advance`. Raises `ActionError` for an
+        unknown name.
         """
         self._check_out(out)
-        self.advance(action)
+        self.advance(action, view_frames)
         return self.render(out)
 
-    def advance(self, action: Action = None) -> None:
+    def advance(self, action: Action = None, view_frames: int | None = None) -> None:
         """The first half of `step`: one pass of the network, nothing decoded. Raises `FaultError`
-        instead of going on to a frame that is not finite."""
+        instead of going on to a frame that is not finite.
+
+        view_frames: read no frame that lies so many or more back (2 at least; sinks are always read), an
+        approximation that saves time on an engine whose attention reads block lists.
+        """
         state, vector = self._live(), self.world.spec.actions.vector(action)
+        if view_frames is not None and view_frames < 2:
+            raise DreamloopError(f"view_frames={view_frames} must be 2 or more, or None for all")
         frame, latent = state.frame.copy(), state.latent.copy()
-        self.engine.step(state, vector[None])
+        with self._turn:
+            self.engine.step(state, vector[None], view_frames)
         if not np.isfinite(state.latent).all():
             # what lay in the slot before is not missed: this frame would not have read it, nor any later one
             self._slots.clear(int(frame[0]) + 1)
@@ -166,7 +186,7 @@ class Session:
             raise FaultError(f"frame {int(frame[0]) + 1} is not finite; frame {int(frame[0])} stays")
         self._given = None
         self._slots.written(self.index)
-        if self._history.note(vector):
+        if self._history.note(Move(vector, view_frames)):
             self._history.mark(self._moment())
 
     def render(self, out: np.ndarray | None = None) -> Frame:
@@ -175,13 +195,19 @@ class Session:
         state = self._live()
         decode_into = getattr(self.engine, "decode_into", None)
         if out is not None and self._given is None and decode_into and _rows_of_pixels(out):
-            decode_into(state.latent, out[None])
+            with self._turn:
+                decode_into(state.latent, out[None])
             return Frame(int(state.frame[0]), out)
-        pixels = self.engine.decode(state.latent)[0] if self._given is None else self._given.copy()
+        pixels = self._decoded(state.latent) if self._given is None else self._given.copy()
         if out is not None:
             out[...] = pixels
             pixels = out
         return Frame(int(state.frame[0]), pixels)
+
+    def _decoded(self, latent: np.ndarray) -> np.ndarray:
+        with self._turn:
+            pixels: np.ndarray = self.engine.decode(latent)[0]
+        return pixels
 
     # -- going back --------------------------------------------------------------------------------
 
@@ -192,11 +218,14 @@ class Session:
         return Snapshot(self.world.hash, self.engine.describe(), moment, self._history.timeline())
 
     def restore(self, snapshot: Snapshot) -> Frame:
-        """Go to a snapshot of this world on this engine, with its past, and show its frame again."""
+        """Go to a snapshot of this world on this engine, with its past. Costs no decoding unless somebody looks
+        at the pixels of the frame that it returns."""
         self.check(snapshot)
         self._put(snapshot.moment)
         self._history.follow(snapshot.timeline)
-        return self.render()
+        moment = snapshot.moment
+        return Frame(moment.index, (lambda: self._decoded(moment.latent[None])) if moment.given is None
+                     else moment.given.copy())
 
     def check(self, snapshot: Snapshot) -> None:
         """Raise a `DreamloopError` that says why this session cannot `restore` a snapshot."""
@@ -231,11 +260,11 @@ class Session:
         if frames < 0:
             raise DreamloopError(f"frames={frames} must be 0 or more")
         if frames:
-            timeline, actions = self._history.back_to(self.index - frames)
+            timeline, moves = self._history.back_to(self.index - frames)
             self._put(timeline.marks[-1].moment)
             self._history.follow(timeline)
-            for action in actions:
-                self.advance(action)
+            for move in moves:
+                self.advance(*move)
         return self.render()
 
     def branch(self) -> Session:

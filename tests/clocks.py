@@ -1,8 +1,9 @@
-"""Time that a test owns: a clock that never waits, and an engine that spends its seconds."""
+"""Time that a test owns: a clock that never waits, an engine that spends its seconds, a thread beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -29,21 +30,52 @@ class FakeClock:
         self.seconds += seconds
 
 
+class FakeThread(Executor):
+    """A thread in the time of a fake clock: a job begins when it is submitted, whoever waits for its result
+    is then no earlier than its end, and neither takes time from the other."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        begun = self.clock.seconds
+        done = _Done(self.clock)
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        done.at, self.clock.seconds = self.clock.seconds, begun
+        return done
+
+
+class _Done(Future[Any]):
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock, self.at = clock, 0.0
+
+    def result(self, timeout: float | None = None) -> Any:
+        self.clock.seconds = max(self.clock.seconds, self.at)
+        return super().result(timeout)
+
+
 class TimedEngine:
-    """An engine whose step takes the next of `step_s` seconds of the fake clock. Its picture can be
-    read: pixel (0, 0) holds the frame's index, pixel (0, 1) the action that made it."""
+    """An engine whose step takes the next of `step_s` seconds of the fake clock, or `short` of them where the
+    view is shortened. Its picture can be read: pixel (0, 0) holds the frame's index, pixel (0, 1) the action
+    that made it. views: the view of every step."""
 
     name, precision = "timed", "exact"
 
-    def __init__(self, world: World, clock: FakeClock, step_s: Iterable[float] = (), decode_s: float = 0.0) -> None:
-        self.world, self.clock = world, clock
+    def __init__(self, world: World, clock: FakeClock, step_s: Iterable[float] = (), decode_s: float = 0.0,
+                 short: float = 1.0) -> None:
+        self.world, self.clock, self.short, self.views = world, clock, short, list[int | None]()
         self._step_s, self._decode_s = iter(step_s), decode_s
 
     def new_state(self, batch: int = 1) -> State:
         return empty_state(self.world.spec, np.zeros(self.world.spec.ring_shape(batch), np.float32), batch)
 
-    def step(self, state: State, actions: np.ndarray) -> None:
-        self.clock.spend(next(self._step_s, 0.0))
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
+        self.clock.spend(next(self._step_s, 0.0) * (1.0 if view_frames is None else self.short))
+        self.views.append(view_frames)
         state.frame += 1
         state.latent[:, 0, 0, 0] = state.frame
         state.latent[:, 1, 0, 0] = actions @ (1 << np.arange(actions.shape[1]))

@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from dreamloop.models.core import memory, noise
-from dreamloop.models.core.plan import Plan, build_plan
+from dreamloop.models.core.plan import Plan, build_plan, narrowed
 from dreamloop.models.core.spec import LEVEL_FEATURES, WorldSpec
 
 
@@ -102,10 +102,11 @@ def sink_times(spec: WorldSpec, frame: int) -> np.ndarray:
 
 
 def pass_inputs(spec: WorldSpec, frames: np.ndarray, seeds: np.ndarray, actions: np.ndarray,
-                index: int = 0) -> PassInputs:
+                index: int = 0, view_frames: int | None = None) -> PassInputs:
     """Inputs of pass `index` for B players about to make the frames `frames`.
 
-    frames: (B,) int64, each >= 1; seeds: (B,) uint64; actions: (B, A) float32.
+    frames: (B,) int64, each >= 1; seeds: (B,) uint64; actions: (B, A) float32; view_frames: read no frame that
+    lies so many or more back, see `narrowed`.
     """
     batch, d = len(frames), spec.dynamics
     sigma = d.sigmas[index]
@@ -118,10 +119,11 @@ def pass_inputs(spec: WorldSpec, frames: np.ndarray, seeds: np.ndarray, actions:
     sinks = np.array([sink_times(spec, int(f)) for f in frames]).reshape(batch, spec.memory.sink_frames)
     sink_cos, sink_sin = _rotation(time_angles(spec, sinks))
     size = int(np.prod(spec.latent_shape))
+    plan = build_plan(spec, frames)
     drawn = [noise.normal(int(s), int(f), size, index) for s, f in zip(seeds, frames, strict=True)]
     return PassInputs(
         condition=condition(actions, *levels), action=np.asarray(actions, np.float32),
         noise=np.stack(drawn).reshape(batch, *spec.latent_shape),
         cos=cos, sin=sin, store_cos=store_cos, store_sin=store_sin, sink_cos=sink_cos, sink_sin=sink_sin,
         slot=np.array([memory.slot_of(spec.memory, int(f)) for f in frames], np.int64),
-        plan=build_plan(spec, frames))
+        plan=plan if view_frames is None else narrowed(plan, spec, frames, view_frames))

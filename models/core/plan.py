@@ -14,7 +14,7 @@ the mask that training uses, come from the same `keeps` rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,3 +86,21 @@ def frame_mask(memory_spec: MemorySpec, plan: PlanSpec, first: int, count: int) 
             if past >= first and keeps(plan, memory_spec, frame, int(past)):
                 mask[row, past - first] = True
     return mask
+
+
+def narrowed(plan: Plan, spec: WorldSpec, frames: np.ndarray, view_frames: int) -> Plan:
+    """The same plan without the frames that lie `view_frames` or more back; sinks stay.
+
+    An approximation for a moment that has no time for more: frames: (B,) int64 about to be made;
+    view_frames: 2 or more, so that the frame itself and the one before it are always read.
+    """
+    assert view_frames >= 2, view_frames
+    index, count = plan.block_index.copy(), plan.block_count.copy()
+    slot_blocks = plan.block_length.shape[1] // spec.memory.slots
+    for b, frame in enumerate(frames):
+        held = memory.visible_frames(spec.memory, int(frame))
+        near = (frame - held < view_frames) | (held <= spec.memory.sink_frames)
+        kept = near[index[b] // slot_blocks] & (np.arange(index.shape[3]) < count[b][..., None])
+        index[b] = np.take_along_axis(index[b], np.argsort(~kept, axis=-1, kind="stable"), axis=-1)
+        count[b] = kept.sum(axis=-1)
+    return replace(plan, block_index=index, block_count=count)

@@ -17,7 +17,7 @@ from typing import cast
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime import kernels
-from dreamloop.runtime.engines.base import Engine, State
+from dreamloop.runtime.engines.base import Engine, State, import_package
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _missing(backend: Backend) -> str:
     """Why this backend cannot be imported, or an empty string."""
     for package in backend.needs:
         try:
-            importlib.import_module(package)
+            import_package(package)
         except (ImportError, OSError) as error:  # OSError: a shared library that does not load
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return f"{package} cannot be imported ({reason}); pip install 'dreamloop[{backend.extra}]'"
@@ -70,7 +70,7 @@ def engine_status(name: str) -> EngineStatus:
     reason = _missing(BACKENDS[name])
     if reason:
         return EngineStatus(name, False, reason)
-    versions = [f"{package} {getattr(importlib.import_module(package), '__version__', '?')}"
+    versions = [f"{package} {getattr(import_package(package), '__version__', '?')}"
                 for package in BACKENDS[name].needs]
     return EngineStatus(name, True, ", ".join(versions))
 

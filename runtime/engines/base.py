@@ -8,7 +8,11 @@ the next frame what it is lies in a `State`, which the caller owns, copies and b
 
 from __future__ import annotations
 
+import importlib
+import os
+import threading
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +47,7 @@ class State:
 
 
 class Engine(Protocol):
-    """What a backend provides. Nothing here is thread-safe: one engine, one thread at a time."""
+    """What a backend provides. Nothing here is thread-safe: who shares an engine holds its `turn_of`."""
 
     name: str
     precision: str
@@ -52,9 +56,10 @@ class Engine(Protocol):
     def new_state(self, batch: int = 1) -> State:
         """An empty ring, zero latents, frame 0, seeds 0."""
 
-    def step(self, state: State, actions: np.ndarray) -> None:
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         """Make the next frame of every player, in place: one network evaluation per frame and
-        noise level. actions: (B, A) float32, as `ActionSpec.vector` returns them."""
+        noise level. actions: (B, A) float32, as `ActionSpec.vector` returns them; view_frames: for
+        `pass_inputs`, an approximation that reads less of the past."""
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """(B, C, latent height, latent width) float32 -> (B, H, W, 3) uint8, freshly made. An engine that
@@ -71,3 +76,18 @@ def empty_state(spec: WorldSpec, ring: Any, batch: int) -> State:
     """The state that `new_state` returns, around a zero ring of the engine's own kind."""
     return State(ring, np.zeros((batch, *spec.latent_shape), np.float32),
                  np.zeros(batch, np.int64), np.zeros(batch, np.uint64))
+
+
+def turn_of(engine: Engine) -> threading.RLock:
+    """The lock that goes with an engine: sessions hold it while the engine works for them, so that those on several
+    threads take turns."""
+    lock: threading.RLock = vars(engine).setdefault("turn", threading.RLock())
+    return lock
+
+
+def import_package(name: str) -> ModuleType:
+    """Import a backend's package. ONNX Runtime (1.29 and later) sends its makers figures about its use, from a thread
+    that wakes some seconds into a game and takes memory and time there; it does so only where the user has set
+    ORT_DISABLE_TELEMETRY to 0."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module(name)

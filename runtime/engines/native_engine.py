@@ -49,11 +49,11 @@ class NativeEngine:
     def new_state(self, batch: int = 1) -> State:
         return empty_state(self.world.spec, np.zeros(self.world.spec.ring_shape(batch), np.float32), batch)
 
-    def step(self, state: State, actions: np.ndarray) -> None:
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec, frames = self.world.spec, state.frame + 1
         z: np.ndarray | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
-            i = pass_inputs(spec, frames, state.seed, actions, index)
+            i = pass_inputs(spec, frames, state.seed, actions, index, view_frames)
             x = i.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * i.noise
             z = np.empty_like(state.latent)
             self._native.step(state.ring, np.ascontiguousarray(state.latent, np.float32), x, i.action, i.condition,

@@ -17,7 +17,7 @@ from dreamloop.models.core.conditioning import PassInputs, pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
-from dreamloop.runtime.engines.base import State, empty_state
+from dreamloop.runtime.engines.base import State, empty_state, import_package
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
 LARGEST_CHUNK = 16  # frames that `decode` and `encode` take at once
@@ -35,7 +35,7 @@ class OnnxEngine:
     def __init__(self, world: World, precision: str = "fp32", threads: int | None = None) -> None:
         try:
             import onnx
-            import onnxruntime
+            onnxruntime = import_package("onnxruntime")
 
             from dreamloop.runtime.engines import onnx_cache, onnx_graph
         except (ImportError, OSError) as error:  # OSError: a shared library that does not load
@@ -56,7 +56,7 @@ class OnnxEngine:
     def new_state(self, batch: int = 1) -> State:
         return empty_state(self.world.spec, np.zeros(self.world.spec.ring_shape(batch), np.float32), batch)
 
-    def step(self, state: State, actions: np.ndarray) -> None:
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec, frames = self.world.spec, state.frame + 1
         run = self._passes.get(state.batch)
         if run is None:
@@ -65,7 +65,7 @@ class OnnxEngine:
         run.bind_ring(state.ring)
         z: np.ndarray | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
-            inputs = pass_inputs(spec, frames, state.seed, actions, index)
+            inputs = pass_inputs(spec, frames, state.seed, actions, index, view_frames)
             x = inputs.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * inputs.noise
             z = run(state.latent, x, inputs)
         assert z is not None

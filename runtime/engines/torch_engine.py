@@ -50,14 +50,14 @@ class TorchEngine:
         return empty_state(self.world.spec, ring, batch)
 
     @torch.inference_mode()
-    def step(self, state: State, actions: np.ndarray) -> None:
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec = self.world.spec
         frames = state.frame + 1
         previous = self._tensor(state.latent)[:, None]
         action = self._tensor(actions)[:, None]
         x: Tensor | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
-            inputs = pass_inputs(spec, frames, state.seed, actions, index)
+            inputs = pass_inputs(spec, frames, state.seed, actions, index, view_frames)
             noise = self._tensor(inputs.noise)[:, None]
             x = noise if x is None else (1 - sigma) * x + sigma * noise
             ring = RingPass(spec, state.ring, inputs)
@@ -113,12 +113,12 @@ class CompiledTorchEngine(TorchEngine):
         return self.dynamics(previous, x, action, condition, attend)
 
     @torch.inference_mode()
-    def step(self, state: State, actions: np.ndarray) -> None:
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec, frames = self.world.spec, state.frame + 1
         assert state.batch == 1, state.batch
         x: Tensor | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
-            i = pass_inputs(spec, frames, state.seed, actions, index)
+            i = pass_inputs(spec, frames, state.seed, actions, index, view_frames)
             noise = self._tensor(i.noise)[:, None]
             x = noise if x is None else (1 - sigma) * x + sigma * noise
             ring = RingPass(spec, state.ring, i)  # its tensors only: turns and mask

@@ -100,7 +100,29 @@ def test_profile_covers_every_stage(folder: Path, capsys: pytest.CaptureFixture[
     assert isinstance(stages, dict) and list(stages) == ["input", "dynamics", "decode", "present", "frame"]
     assert all({"p50_ms", "p95_ms", "p99_ms", "worst_ms"} <= row.keys() and row["frames"] == 10
                for row in stages.values())
-    assert len(json.loads(Path("trace.json").read_text("utf-8"))["traceEvents"]) == 2 + 50
+    assert len(json.loads(Path("trace.json").read_text("utf-8"))["traceEvents"]) == 2 + 50 + 20
+    assert report["snapshot_ms"] > 0 and report["restore_ms"] > 0  # type: ignore[operator]
+    assert report["profiler_percent"] > 0 and not report["pipelined"]  # type: ignore[operator]
+
+
+def test_two_profiles_are_compared_stage_by_stage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, options in (("a.json", []), ("b.json", ["--pipelined"])):
+        assert main(["profile", str(folder), "--frames", "12", "--json", *options]) == 0
+        Path(name).write_text(capsys.readouterr().out, "utf-8")
+    assert main(["profile", "--compare", "a.json", "b.json", "--json"]) == 0
+    said = capsys.readouterr().out
+    report = json.loads(said.splitlines()[-1])
+    assert list(report["stages"]) == ["input", "dynamics", "decode", "present", "frame", "wait"]
+    assert report["differ_in"] == ["pipelined"] and "not of the same kind: pipelined" in said
+    assert report["stages"]["wait"]["a_p50_ms"] is None and report["stages"]["decode"]["ratio"] > 0
+
+
+def test_playing_in_two_stages_makes_the_same_frames(folder: Path) -> None:
+    hashes = []
+    for name, options in (("a", []), ("b", ["--pipelined"])):
+        assert main(["play", str(folder), "--headless", "--frames", "12", "--actions", name, *options]) == 0
+        hashes.append([json.loads(line)["hash"] for line in Path(name).read_text("utf-8").splitlines()])
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 13
 
 
 def test_worlds_and_engines_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +155,8 @@ BAD = {
     "log in no folder": (["play", "TINY", "--headless", "--actions", "none/a"], "cannot write none/a"),
     "trace in no folder": (["profile", "TINY", "--frames", "1", "--trace", "none/t"], "cannot write the trace none/t"),
     "no such bindings": (["play", "TINY", "--headless", "--bindings", "none.toml"], "cannot read none.toml"),
+    "no profile to compare": (["profile", "--compare", "none", "none"], "cannot read none"),
+    "not a profile": (["profile", "--compare", "broken.png", "broken.png"], "broken.png is not a profile"),
     "no minutes": (["train", "doom-arena", "--minutes", "0"], "--minutes: 0 must be above 0"),
     "truncated weights": (["play", "CUT", "--headless"], "cut"),
 }

@@ -101,8 +101,8 @@ def test_a_player_whose_frame_is_not_finite_stays_and_the_others_go_on(world: Wo
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     step = engine.step
 
-    def faulty(state: Any, actions: np.ndarray) -> None:
-        step(state, actions)
+    def faulty(state: Any, actions: np.ndarray, *view: Any) -> None:
+        step(state, actions, *view)
         if state.frame[0] == 3:
             state.latent[0] = np.nan
     with BatchedSession(world, 2, engine) as game:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from dreamloop.demos.action_log import ActionLog
 from dreamloop.demos.replay import replay_log
 from dreamloop.demos.scripted import ScriptedSource
 from dreamloop.models.core.memory import slot_of
-from dreamloop.models.core.world import World, save_world
+from dreamloop.models.core.world import World, load_world, save_world, zoo_names
 from dreamloop.runtime import DriftMonitor, Engine, FaultError, Frame, FrameLoop, Session, engine_status, open_engine
-from dreamloop.runtime.engines import ENGINE_NAMES
+from dreamloop.runtime.drift import CANARY_EVERY_FRAMES
+from dreamloop.runtime.engines import AUTO_ORDER, ENGINE_NAMES
 
 AVAILABLE = [name for name in ENGINE_NAMES if engine_status(name).available]
 HEALTHY_FRAMES, ALARM_WITHIN_FRAMES = 45, 60
@@ -64,8 +66,8 @@ def after_step(engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Callable[
     """From now on `fault` is done to the state after every step."""
     step = engine.step
 
-    def faulty(state: Any, actions: np.ndarray) -> None:
-        step(state, actions)
+    def faulty(state: Any, actions: np.ndarray, *view: Any) -> None:
+        step(state, actions, *view)
         fault(state)
     monkeypatch.setattr(engine, "step", faulty)
 
@@ -94,7 +96,7 @@ def test_a_world_that_does_drift_is_noticed(tmp_path: Path) -> None:
         loop, _ = looped(session, monitor)
         loop.run(ALARM_WITHIN_FRAMES)
         assert {alarm.statistic for alarm in monitor.alarms} == {"mean", "spread", "saturation"}
-        assert len(monitor.alarms) == 3  # one each, however long it lasts
+        assert monitor.count == len(monitor.alarms) == 3  # one each, however long it lasts
 
 
 def test_jumps_of_the_session_are_no_drift(world: World, engine: Engine) -> None:
@@ -106,7 +108,7 @@ def test_jumps_of_the_session_are_no_drift(world: World, engine: Engine) -> None
             move()
             monitor.forget()
         loop.run(7)
-        assert monitor.alarms == []
+        assert monitor.count == 0 and not monitor.alarms
 
 
 def first_alarm(loop: FrameLoop) -> tuple[int, str]:
@@ -159,6 +161,68 @@ def test_statistics_alone_notice_an_output_that_is_scaled(world: World) -> None:
         assert monitor.alarms[0].statistic in ("mean", "spread", "saturation", "motion")
 
 
+# -- the worlds that ship ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=zoo_names())
+def shipped(request: pytest.FixtureRequest) -> Engine:
+    world = load_world(request.param)
+    return open_engine(world, next(name for name in AUTO_ORDER if engine_status(name).available), threads=1)
+
+
+def with_weights_scaled(engine: Engine, name: str, factor: float) -> Callable[..., None]:
+    """The step of an engine like this one whose weights are not the world's."""
+    weights = {**engine.world.weights, name: engine.world.weights[name] * np.float32(factor)}
+    return open_engine(dataclasses.replace(engine.world, weights=weights), engine.name, threads=1).step
+
+
+def watched(engine: Engine, canary_every_frames: int = CANARY_EVERY_FRAMES) -> tuple[FrameLoop, DriftMonitor]:
+    monitor = DriftMonitor(engine, canary_every_frames=canary_every_frames)
+    return looped(Session(engine.world, engine), monitor)[0], monitor
+
+
+def test_a_shipped_world_dreams_without_an_alarm(shipped: Engine) -> None:
+    loop, monitor = watched(shipped)
+    loop.run(120)
+    assert [alarm.text for alarm in monitor.alarms] == []
+
+
+@pytest.mark.long
+def test_a_shipped_world_dreams_for_minutes_without_an_alarm(shipped: Engine) -> None:
+    for start in range(len(shipped.world.starts)):
+        session, monitor = Session(shipped.world, shipped, seed=start, start=start), DriftMonitor(shipped)
+        looped(session, monitor)[0].run(2000)
+        assert [alarm.text for alarm in monitor.alarms] == []
+
+
+@pytest.mark.parametrize("name", ["output.weight", "blocks.0.qkv.weight", "blocks.1.down.weight"])
+def test_a_shipped_world_with_weights_a_twentieth_too_large_alarms_in_time(shipped: Engine, name: str,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _ = watched(shipped)
+    loop.run(HEALTHY_FRAMES)
+    monkeypatch.setattr(shipped, "step", with_weights_scaled(shipped, f"dynamics.{name}", 1.05))
+    assert first_alarm(loop)[0] <= ALARM_WITHIN_FRAMES
+
+
+def test_a_shipped_world_that_runs_wild_alarms_by_its_statistics_alone(shipped: Engine,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, monitor = watched(shipped, canary_every_frames=0)
+    loop.run(HEALTHY_FRAMES)
+    monkeypatch.setattr(shipped, "step", with_weights_scaled(shipped, "dynamics.output.weight", 3.0))
+    first_alarm(loop)
+    assert monitor.alarms[0].statistic in monitor.bounds.ranges
+
+
+def test_a_shipped_world_alarms_at_a_wrong_slot_and_at_what_is_not_finite(shipped: Engine,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    for fault, statistic in ((lambda state: into_the_wrong_slot(state, shipped.world), "slots"), (poison, "finite")):
+        loop, monitor = watched(shipped)
+        loop.run(30)
+        with monkeypatch.context() as patch:
+            after_step(shipped, patch, fault)
+            assert first_alarm(loop)[0] == 1 and monitor.alarms[0].statistic == statistic
+
+
 # -- what is not finite --------------------------------------------------------------------------------
 
 
@@ -209,8 +273,8 @@ def test_the_loop_shows_the_last_good_frame_and_counts(world: World, faults: set
     engine = open_engine(world, "onnxruntime", threads=1)
     step, calls = engine.step, iter(range(25))
 
-    def faulty(state: Any, actions: np.ndarray) -> None:
-        step(state, actions)
+    def faulty(state: Any, actions: np.ndarray, *view: Any) -> None:
+        step(state, actions, *view)
         if next(calls) in faults:
             state.latent[...] = np.nan
     engine.step = faulty  # type: ignore[method-assign]

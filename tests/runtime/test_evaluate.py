@@ -53,7 +53,7 @@ class Oracle:
             latent.flat[:2] = self.known[frame.tobytes()]
         return latents
 
-    def step(self, state: State, actions: np.ndarray) -> None:
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         self.pressed.append(actions)
         state.latent = state.latent.copy()
         state.latent.reshape(state.batch, -1)[:, 1] += 1

@@ -15,6 +15,7 @@ from worlds import tiny_world
 from dreamloop.models.core.errors import ActionError, DreamloopError
 from dreamloop.models.core.world import World
 from dreamloop.runtime.loop import Command, FrameLoop, Presented
+from dreamloop.runtime.pace import LATE, PATIENCE_FRAMES
 from dreamloop.runtime.profiler import Profiler
 from dreamloop.runtime.session import Frame, Session
 
@@ -134,25 +135,39 @@ def test_repeat_keeps_the_beat_and_counts_every_missed_deadline(world: World, wo
 
 @settings(deadline=None, max_examples=100)
 @given(work=WORK)
-def test_degrade_leaves_out_the_decoding_after_a_late_frame_and_never_twice_in_a_row(world: World,
-                                                                                    work: list[float]) -> None:
-    """Decoding takes a quarter of the budget: a frame that leaves it out is that much shorter."""
+def test_degrade_keeps_the_beat_and_every_frame_of_the_world(world: World, work: list[float]) -> None:
+    """The tiny world's window of 4 can be halved once. Decoding takes a quarter of the budget, a short view half of
+    the step: a frame that leaves something out is that much shorter."""
     clock = FakeClock()
-    engine = TimedEngine(world, clock, [share * BUDGET_MS / 1000 for share in work], decode_s=BUDGET_MS / 4000)
+    engine = TimedEngine(world, clock, [share * BUDGET_MS / 1000 for share in work], BUDGET_MS / 4000, short=0.5)
     source, screen = Script(clock), Screen(clock)
-    session = Session(world, engine)
-    loop = FrameLoop(session, source, screen, BUDGET_MS, "degrade", clock)
+    loop = FrameLoop(Session(world, engine), source, screen, BUDGET_MS, "degrade", clock)
     records = list(loop.frames(len(work)))
-    expected = False
+    late_before = skipped_before = short_before = False
     for record, share in zip(records, work, strict=True):
-        assert record.degraded == expected
-        cost = share + (0 if record.degraded else 0.25)
+        short = record.view_frames is not None
+        assert short or not short_before or record.id > PATIENCE_FRAMES  # a shorter view stays for a while
+        assert short >= late_before  # the first answer to a late frame
+        assert record.decoded != (late_before and short_before and not skipped_before)  # the second, not twice in a row
+        cost = share * (0.5 if short else 1) + (0.25 if record.decoded else 0)
         assert record.made_ms == pytest.approx(cost * BUDGET_MS) and record.late == (cost > 1 + 1e-9)
-        expected = record.late and not record.degraded
+        assert record.degraded == (short or not record.decoded)
+        late_before, skipped_before, short_before = record.late, not record.decoded, short
     assert [r.index for r in records] == list(range(1, len(work) + 1))  # the world misses no frame
-    assert len(screen.frames) + screen.holds == len(work) and screen.holds == loop.degraded_frames
+    assert len(screen.frames) == sum(r.decoded for r in records) and len(screen.frames) + screen.holds == len(work)
+    assert loop.degraded_frames == sum(r.degraded for r in records)
     beats = (np.array(source.read_s) - source.read_s[0]) * 1000 / BUDGET_MS
     assert beats == pytest.approx(np.rint(beats), abs=1e-6)
+
+
+def test_an_overload_that_half_a_view_cures_costs_one_late_frame_and_seldom_another(world: World) -> None:
+    """A step of 1.2 budgets, 0.6 with a short view: each trial of the whole view waits twice as long."""
+    clock = FakeClock()
+    engine = TimedEngine(world, clock, [1.2 * BUDGET_MS / 1000] * 2000, short=0.5)
+    loop = FrameLoop(Session(world, engine), Script(clock), Screen(clock), BUDGET_MS, "degrade", clock)
+    late = [record.id for record in loop.frames(2000) if record.late]
+    assert late[:3] == [1, 1 + 36, 37 + 71] and len(late) <= 8
+    assert all(view in (None, 2) for view in engine.views)
 
 
 def test_a_jump_is_always_shown(world: World) -> None:
@@ -160,8 +175,47 @@ def test_a_jump_is_always_shown(world: World) -> None:
     source, screen = Script(clock, [Command(), Command(reset=1), Command()]), Screen(clock)
     session = Session(world, TimedEngine(world, clock, [0.05, 0.0]))
     records = list(FrameLoop(session, source, screen, BUDGET_MS, "degrade", clock).frames(3))
-    assert [r.late for r in records] == [True, False, False] and not any(r.degraded for r in records)
+    assert [r.late for r in records] == [True, False, False] and all(r.decoded for r in records)
+    assert [r.view_frames for r in records] == [None, None, 2]
     assert (screen.frames[1].pixels == world.starts[1]).all()
+
+
+@pytest.mark.parametrize("late", LATE)
+@pytest.mark.parametrize("jump_s", [3600.0, 0.3, -0.3, -3600.0])
+def test_a_clock_that_jumps_costs_at_most_one_frame(world: World, late: str, jump_s: float) -> None:
+    """As when a lid was closed, or a clock was set: neither a burst nor a long wait afterwards."""
+    clock = FakeClock()
+    source, screen = Script(clock), Screen(clock)
+    step_s = 0.3 * BUDGET_MS / 1000
+    engine = TimedEngine(world, clock, [step_s] * 4 + [step_s + jump_s] + [step_s] * 20)
+    loop = FrameLoop(Session(world, engine), source, screen, BUDGET_MS, late, clock)
+    loop.run(25)
+    gaps_ms = np.diff(source.read_s) * 1000
+    assert gaps_ms[5:] == pytest.approx([BUDGET_MS] * 19, abs=1e-3)
+    assert loop.late_frames == (jump_s > 0) and gaps_ms[4] <= 1000 * max(jump_s, 0) + 2 * BUDGET_MS
+    assert loop.repeated_frames == (0 if late == "slow" or jump_s < 0 else round(gaps_ms[4] / BUDGET_MS) - 1)
+
+
+def test_a_stalled_window_is_late_once_and_the_beat_goes_on(world: World) -> None:
+    clock = FakeClock()
+    source, screen = Script(clock), Screen(clock)
+    loop = FrameLoop(Session(world, TimedEngine(world, clock)), source, screen, BUDGET_MS, "repeat", clock)
+    records = []
+    for record in loop.frames(20):
+        records.append(record)
+        screen.present_s = 0.55 if record.id == 9 else 0.0  # as when a window is dragged
+    assert [r.id for r in records if r.late] == [10] and loop.repeated_frames == records[9].repeats == 27
+    beats = (np.array(source.read_s) - source.read_s[0]) * 1000 / BUDGET_MS
+    assert beats == pytest.approx(np.rint(beats), abs=1e-6) and round(beats[-1]) == 19 + 27
+
+
+@pytest.mark.parametrize("late", ["slow", "repeat"])
+def test_a_step_of_twice_the_budget_keeps_the_latency_and_builds_no_queue(world: World, late: str) -> None:
+    records, source, screen, _ = run(world, [2.0] * 500, late)
+    latency_ms = [r.latency_ms for r in records]
+    assert np.percentile(latency_ms, 99) < 2 * BUDGET_MS + BUDGET_MS
+    assert [int(f.pixels[0, 0, 0]) for f in screen.frames] == [i % 256 for i in range(1, 501)]  # every frame is shown
+    assert np.diff(source.read_s) * 1000 == pytest.approx([2 * BUDGET_MS] * 499)
 
 
 def test_without_a_budget_nothing_waits_and_nothing_is_late(world: World) -> None:
@@ -218,6 +272,26 @@ def test_stages_of_a_frame_meet_end_to_end(world: World) -> None:
     one = [s for s in profiler.spans if s.frame == 3]
     assert all(a.stop_s == b.start_s for a, b in pairwise(one))
     assert profiler.summary()["dynamics"]["p50_ms"] == pytest.approx(4.0)
+
+
+def test_a_profiler_costs_no_reading_of_the_clock_and_one_span_for_each_stage(world: World) -> None:
+    """So that its price is that of noting the spans, which `Profiler.cost_ms` measures."""
+    readings = []
+    for profiler in (None, Profiler()):
+        clock = FakeClock()
+        session = Session(world, TimedEngine(world, clock))
+        loop = FrameLoop(session, Script(clock), Screen(clock), BUDGET_MS, clock=clock, profiler=profiler)
+        before, now = 0, clock.now
+
+        def counted() -> float:
+            nonlocal before
+            before += 1
+            return now()  # noqa: B023
+        clock.now = counted  # type: ignore[method-assign]
+        loop.run(50)
+        readings.append(before)
+    assert readings[0] == readings[1]
+    assert profiler is not None and len(profiler.spans) == 50 * 4
 
 
 @pytest.mark.parametrize("options", [{"late": "later"}, {"budget_ms": 0.0}, {"budget_ms": float("nan")}])

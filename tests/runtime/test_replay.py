@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dreamloop.runtime import Command, FrameLoop, Session
 from dreamloop.runtime.loop import Presented
 
 ENGINE = "onnxruntime"
+MEMORY_CAP_BYTES = 100_000_000  # the longest line of a log, as text, as JSON and as numbers
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +238,13 @@ def mutate_logs(world: World, folder: Path, path: Path, count: int) -> int:
     return whole
 
 
-def test_mutated_logs_never_crash(world: World, folder: Path, tmp_path: Path) -> None:
-    assert mutate_logs(world, folder, tmp_path / "log", 25) < 25
+def test_mutated_logs_never_crash_and_take_little_memory(world: World, folder: Path, tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        assert mutate_logs(world, folder, tmp_path / "log", 25) < 25
+        assert tracemalloc.get_traced_memory()[1] < MEMORY_CAP_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.long
@@ -245,11 +252,18 @@ def test_ten_thousand_mutated_logs_never_crash(world: World, folder: Path, tmp_p
     assert mutate_logs(world, folder, tmp_path / "log", 10_000) < 10_000
 
 
-@pytest.mark.long
-def test_ten_thousand_frames_replay_in_a_new_process(world: World, folder: Path, tmp_path: Path) -> None:
-    commands = every_event(world)
-    write_log(tmp_path / "log", world, commands, frames=10_000)
-    done = subprocess.run([sys.executable, "-m", "dreamloop.demos.cli", "replay", str(tmp_path / "log"), "--verify",
+def replay_in_a_new_process(world: World, folder: Path, path: Path, frames: int) -> None:
+    write_log(path, world, every_event(world), frames=frames)
+    done = subprocess.run([sys.executable, "-m", "dreamloop.demos.cli", "replay", str(path), "--verify",
                            "--world", str(folder), "--json"], capture_output=True, text=True, check=True)
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["equal"] and report["frames"] == 10_001
+    assert report["equal"] and report["frames"] == frames + 1
+
+
+def test_a_log_replays_in_a_new_process(world: World, folder: Path, tmp_path: Path) -> None:
+    replay_in_a_new_process(world, folder, tmp_path / "log", 200)
+
+
+@pytest.mark.long
+def test_ten_thousand_frames_replay_in_a_new_process(world: World, folder: Path, tmp_path: Path) -> None:
+    replay_in_a_new_process(world, folder, tmp_path / "log", 10_000)
