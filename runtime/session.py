@@ -224,7 +224,7 @@ class Session:
         self._put(snapshot.moment)
         self._history.follow(snapshot.timeline)
         moment = snapshot.moment
-        return Frame(moment.index, (lambda: self._decoded(moment.latent[None])) if moment.given is None
+        return Frame(moment.index, (lambda: self._decoded(moment.latent[None].copy())) if moment.given is None
                      else moment.given.copy())
 
     def check(self, snapshot: Snapshot) -> None:
