@@ -89,18 +89,21 @@ void read_numbers(Reader &reader, Spec &s) {
     s.window_frames = n.next("window_frames", 1, 4096), s.sink_frames = n.next("sink_frames", 0, 64);
     s.dilated_frames = n.next("dilated_frames", 0, 1024), s.dilation = n.next("dilation", 0, 1024);
     s.max_age = n.next("max_age", 0, int64_t{1} << 40);
-    s.plan_policy = n.next("plan policy", 0, 1),
+    s.plan_policy = n.next("plan policy", 0, POLICIES - 1),
     s.plan_window_frames = n.next("plan window_frames", 0, int64_t{1} << 40);
     s.plan_block_tokens = n.next("block_tokens", 0, 4096);
     s.buttons = n.next("buttons", 0, 1024), s.axes = n.next("axes", 0, 1024),
-    s.starts = n.next("starts", 1, int64_t{1} << 30);
+    s.starts = n.next("starts", 1, int64_t{1} << 30), s.plan_top_blocks = n.next("top_blocks", 0, 65536);
 
     require(s.width % s.heads == 0 && s.head_size() % 8 == 0, "heads must divide width into multiples of 8");
     require(s.latent_height() % s.patch == 0 && s.latent_width() % s.patch == 0, "patch must divide the latent grid");
     require(s.plan_block_tokens <= s.tokens(), "block_tokens is above the tokens of a frame");
     require((s.dilated_frames == 0) == (s.dilation == 0) && s.dilation != 1, "dilated_frames and dilation do not fit");
     require(s.sink_frames == 0 || (s.max_age >= 1 && s.max_age <= 1000000), "max_age must be 1..1000000");
-    require((s.plan_policy == 1) == (s.plan_window_frames > 0), "plan policy and window_frames do not fit");
+    require((s.plan_policy == WINDOW || s.plan_policy == RADIAL) == (s.plan_window_frames > 0) &&
+                (s.plan_policy != RADIAL || s.plan_window_frames <= 4096),
+            "plan policy and window_frames do not fit");
+    require((s.plan_policy == TOP_K) == (s.plan_top_blocks > 0), "plan policy and top_blocks do not fit");
     require(s.actions() >= 1, "a world needs a button or an axis");
     /* each factor is below 2^21 or checked before it multiplies */
     const int64_t tokens = s.ring_tokens();

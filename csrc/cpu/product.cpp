@@ -1,7 +1,8 @@
 /* Rows times packed weights: every linear layer and, as an implicit product, every convolution.
  *
  *     sum[i, n] = sum over taps p, elements k of a[i, p, k] w[p, k, n]
- *     out[i, n] = activation(sum[i, n] + bias[n]) * gate[n] + residual[i, n]       copy[i, n] = relu(out[i, n])
+ *     out[i, n] = activation(sum[i, n] + bias[n]) * gate[n] + residual[i, n]
+ *     copy      = out again, after relu, in bf16, or as bytes of a scale that is known beforehand
  *
  *     a        row i stands at a + (i / row_length) a_y + (i % row_length) a_x; tap p adds taps[p]. A linear layer
  *              has one tap at 0. A 3x3 convolution over channels-last pixels, in a buffer with a border of
@@ -173,7 +174,9 @@ INLINE vec finished(const call_t *call, vec sum, int64_t row, int64_t player, in
 
 INLINE void write_copy(const call_t *call, vec value, int64_t place, int64_t count) {
     if (call->copy_kind & DREAMLOOP_COPY_RELU) value = value < 0.0f ? vec{} : value;
-    if (call->copy_kind & DREAMLOOP_COPY_BF16) store_bf16((uint16_t *)call->copy + place, value, count);
+    if (call->copy_kind & DREAMLOOP_COPY_BYTES)
+        store_bytes((uint8_t *)call->copy + place, value * call->copy_inverse + call->copy_zero, count);
+    else if (call->copy_kind & DREAMLOOP_COPY_BF16) store_bf16((uint16_t *)call->copy + place, value, count);
     else store_part((float *)call->copy + place, value, count);
 }
 
