@@ -26,6 +26,8 @@
 
 #if defined(__AVX512BF16__) || defined(__AVX2__) || defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h> /* the portable tier's registers of 4 floats are NEON there */
 #endif
 
 enum : int64_t { TILE_ROWS = WIDTH == 16 ? 10 : 6, PANEL = 2 * WIDTH };
@@ -86,6 +88,9 @@ INLINE ivec multiply_pairs(ivec a, ivec b) {
     return (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
     return (ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    const int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
+    return (ivec)vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
 #else
     return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif

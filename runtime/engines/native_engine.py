@@ -56,6 +56,15 @@ class NativeEngine:
         ring = np.zeros((*shape[:-1], row_bytes), np.int8) if narrow else np.zeros(shape, np.float32)
         return empty_state(self.world.spec, ring, batch)
 
+    def load_ring(self, state: State, ring: np.ndarray) -> None:
+        """Give a state the keys and values of a float ring, as another engine keeps them."""
+        if state.ring.dtype == np.float32:
+            state.ring[...] = ring
+            return
+        scale = np.abs(ring).max(axis=-1, keepdims=True).astype(np.float32) / np.float32(127)
+        state.ring[..., :-4] = np.rint(ring / np.where(scale > 0, scale, 1))
+        state.ring[..., -4:] = scale.view(np.int8)
+
     def step(self, state: State, actions: np.ndarray) -> None:
         spec, frames = self.world.spec, state.frame + 1
         z: np.ndarray | None = None

@@ -16,7 +16,6 @@ from dreamloop.models.core import packed
 from dreamloop.models.core.world import World
 from dreamloop.runtime import Session, kernels
 
-ROOT = Path(__file__).resolve().parents[2]
 FRAMES, HOLD_FRAMES, SEED, TIER = 41, 16, 7, "portable"
 
 if reason := kernels.available():
@@ -26,16 +25,8 @@ if not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))):
 
 
 @pytest.fixture(scope="session")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example, built by CMake from the sources as they are; the portable tier alone and hardly optimised, so that
-    it takes seconds."""
-    folder = tmp_path_factory.mktemp("embed")
-    for command in (["cmake", "-S", ROOT, "-B", folder, "-DDREAMLOOP_PYTHON=OFF", "-DDREAMLOOP_OPTIMISE=-O1",
-                     "-DDREAMLOOP_X86_TIERS=OFF"],
-                    ["cmake", "--build", folder, "--target", "embed"]):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "embed"
+def example(library: Path) -> Path:
+    return library / "embed"
 
 
 def played(example: Path, file: Path, frames: int = FRAMES) -> np.ndarray:
