@@ -245,7 +245,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
                         help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
     parser.add_argument("--engine", default="auto", metavar="E", help="see `dreamloop engines` (default: auto)")
-    parser.add_argument("--precision", metavar="P", help="such as int8; see `dreamloop engines` (default: the engine's own)")
+    parser.add_argument("--precision", metavar="P", help="see `dreamloop engines` (default: the engine's own)")
     parser.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the engine")
 
 

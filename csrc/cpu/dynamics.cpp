@@ -87,6 +87,7 @@ struct Pass {
         }
         std::fill_n(w.operation_seconds, DREAMLOOP_OPERATIONS, 0.0);
         for (auto *array : {&buffer.action, &buffer.condition, &buffer.silu}) array->at_least(batch * width);
+        buffer.silu_bf16.at_least(batch * width);
         buffer.modulation.at_least(batch * 6 * width);
         buffer.combined.at_least(spec.layers * batch * 6 * width);
         buffer.final_table.at_least(batch * 2 * width);
@@ -114,7 +115,12 @@ struct Pass {
         run(linear(d.second, batch, buffer.silu.get(), width, condition), batch);
         for (int64_t i = 0; i < batch * width; i++)
             buffer.silu.get()[i] = condition[i] / (1.0f + std::exp(-condition[i]));
-        run(linear(d.modulation, batch, buffer.silu.get(), width, buffer.modulation.get()), batch);
+        auto modulation = linear(d.modulation, batch, buffer.silu.get(), width, buffer.modulation.get());
+        if (d.modulation.format == DREAMLOOP_BF16) {
+            world.kernels->to_bf16(buffer.silu.get(), batch * width, buffer.silu_bf16.get());
+            modulation.a = buffer.silu_bf16.get();
+        }
+        run(modulation, batch);
         world.pool->run(spec.layers * batch, [&](int64_t i) {
             combine(buffer.modulation.get() + i % batch * 6 * width,
                     d.blocks[static_cast<size_t>(i / batch)].table.get(), width, buffer.combined.get() + i * 6 * width);

@@ -305,12 +305,14 @@ void read_dynamics(Weights &w, const Spec &s, Dynamics &d) {
 }
 
 /* In a lower precision the four products of each block and the decoder's 3x3 convolutions, but for the first,
- * are in that precision: nearly all of the work. What is left is in float32; so is the encoder, which runs once. */
+ * are in that precision: nearly all of the work. The modulation has many weights for a single row, so it takes as long
+ * as they take to be read: half as long in bf16. What is left is in float32; so is the encoder, which runs once. */
 void choose_formats(dreamloop_world &world) {
     const Spec &s = world.spec;
     world.dynamics.blocks.resize(static_cast<size_t>(s.layers));
     for (auto &block : world.dynamics.blocks)
         for (auto *layer : {&block.qkv, &block.out, &block.up, &block.down}) layer->format = world.precision;
+    if (world.precision != DREAMLOOP_F32) world.dynamics.modulation.format = DREAMLOOP_BF16;
     world.autoencoder.decoder.resize(static_cast<size_t>(s.stages));
     for (int64_t i = 0; i < s.stages; i++) {
         auto &blocks = world.autoencoder.decoder[static_cast<size_t>(i)].blocks;

@@ -184,6 +184,7 @@ struct PassBuffers {
     Array<float> tokens, h, normal, qkv, query, turned, attended, up, output, scratch, fresh;
     Array<float> mean_query, mean_scores;                /* top_k: per head of a player */
     Array<int32_t> chosen, chosen_count;
+    Array<uint16_t> silu_bf16;
     Array<char> narrow, narrow_up; /* rows in bf16 or int8, as the next product reads them; narrow_up: of the MLP */
     Array<float> row_scale;
     Array<int32_t> row_zero;
