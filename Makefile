@@ -1,6 +1,7 @@
 # make play        fill ./.venv with what playing needs (no torch) and open a world
 # make test        add torch, the games and the test tools to ./.venv, run the fast tests
 # make test-long   the tests that take minutes to hours
+# make sanitize    the native engine under the address, undefined-behaviour and thread sanitizers
 # make lint        ruff and mypy
 # Needs Python 3.11 or 3.12 with venv. A C++ compiler is optional: without one ONNX Runtime plays.
 
@@ -13,7 +14,7 @@ HEADLESS := SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy
 # what an installation is made from; Python files are used in place and need none
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: play test test-long lint clean
+.PHONY: play test test-long sanitize lint clean
 .DELETE_ON_ERROR:
 
 play: $(PLAY)
@@ -24,6 +25,9 @@ test: $(TEST)
 
 test-long: $(TEST)
 	$(HEADLESS) $(BIN)/pytest -m long
+
+sanitize: $(TEST)
+	$(BIN)/pytest -m long tests/csrc/test_sanitizers.py
 
 lint: $(TEST)
 	@mkdir -p build/types/dreamloop

@@ -114,7 +114,7 @@ void check_lists(const dreamloop_attention &call) {
 
 /* The three arrays of a plan, copied; the copies keep their room from one frame to the next. */
 struct Lists {
-    std::vector<int32_t> index, count, length;
+    std::vector<int32_t> index, count, length, kept;
     int64_t players = 1, heads = 1, length_players = 1, max_blocks = 1;
 
     void read(const py::array &block_index, const py::array &block_count, const py::array &block_length,
@@ -126,6 +126,15 @@ struct Lists {
         if (block_count.shape(0) != block_index.shape(0) || block_count.shape(1) != block_index.shape(1))
             refuse("block_count has shape " + shape_of(block_count) + ", block_index " + shape_of(block_index));
         players = block_index.shape(0), heads = block_index.shape(1), length_players = block_length.shape(0);
+    }
+
+    /* block_kept of top_k: at least 1, at most block_count; that part of the list must name a written token. */
+    void read_kept(const py::array &block_kept, py::ssize_t batch, py::ssize_t all_heads, py::ssize_t query_blocks) {
+        copy_list(block_kept, "block_kept", {batch, all_heads, query_blocks}, 2, kept);
+        if (kept.size() != count.size()) refuse("block_kept has shape " + shape_of(block_kept));
+        for (size_t i = 0; i < kept.size(); i++)
+            if (kept[i] < 1 || kept[i] > count[i])
+                refuse("block_kept " + std::to_string(kept[i]) + " must be 1.." + std::to_string(count[i]));
     }
 
     void give(dreamloop_attention &call) const {
@@ -188,16 +197,22 @@ void block_sparse_attention(const py::array &query, const py::array &key, const 
     dreamloop_tier_kernels(tier)->attention(&call, scratch.data());
 }
 
-/* A contiguous float32 array of exactly this shape; `write` where it is written to. */
-float *floats(const py::array &array, const char *name, const std::vector<py::ssize_t> &shape, bool write = false) {
-    if (!array.dtype().equal(py::dtype::of<float>()))
-        refuse(std::string(name) + " is " + std::string(py::str(array.dtype())) + ", expected float32");
+/* A contiguous array of exactly this type and shape; `write` where it is written to. */
+template <typename T>
+T *array_of(const py::array &array, const char *name, const std::vector<py::ssize_t> &shape, bool write = false) {
+    if (!array.dtype().equal(py::dtype::of<T>()))
+        refuse(std::string(name) + " is " + std::string(py::str(array.dtype())) + ", expected " +
+               std::string(py::str(py::dtype::of<T>())));
     check_shape(array, name, shape);
     if (!(array.flags() & py::array::c_style)) refuse(std::string(name) + " must be contiguous");
-    if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(float) != 0)
-        refuse(std::string(name) + " is not aligned to a float");
+    if (reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) != 0)
+        refuse(std::string(name) + " is not aligned to its elements");
     if (write && !array.writeable()) refuse(std::string(name) + " is read-only");
-    return static_cast<float *>(const_cast<void *>(array.data()));
+    return static_cast<T *>(const_cast<void *>(array.data()));
+}
+
+float *floats(const py::array &array, const char *name, const std::vector<py::ssize_t> &shape, bool write = false) {
+    return array_of<float>(array, name, shape, write);
 }
 
 /* Pixels (B, H, W, 3) uint8, whole pixels next to each other, rows anywhere further on. */
@@ -218,7 +233,7 @@ public:
     NativeWorld(const py::buffer &packed, int threads, const std::string &tier, const std::string &precision) {
         const py::buffer_info info = packed.request();
         if (info.itemsize != 1 || info.ndim != 1) refuse("a packed world is bytes");
-        const dreamloop_options options{threads, tier.c_str(), precision.c_str()};
+        const dreamloop_options options{threads, tier.c_str(), precision.c_str()}; /* static scales take a while */
         check([&] { return dreamloop_open(info.ptr, info.size, &options, &world_); });
         dreamloop_describe(world_, &about_);
     }
@@ -229,6 +244,15 @@ public:
         py::dict said;
         said["threads"] = about_.threads, said["tier"] = about_.tier, said["precision"] = about_.precision;
         return said;
+    }
+
+    int64_t ring_row_bytes() const { return about_.ring_row_bytes; }
+
+    py::dict operations() const {
+        py::dict seconds;
+        for (int i = 0; i < DREAMLOOP_OPERATIONS; i++)
+            seconds[dreamloop_operation_name(i)] = dreamloop_operation_seconds(world_, i);
+        return seconds;
     }
 
     double measure_limit(const std::string &precision) {
@@ -242,17 +266,21 @@ public:
               const py::array &condition, const py::array &cosine, const py::array &sine, const py::array &store_cosine,
               const py::array &store_sine, const py::array &sink_cosine, const py::array &sink_sine,
               const py::array &slot, const py::array &block_index, const py::array &block_count,
-              const py::array &block_length, py::array &z) {
+              const py::array &block_length, const py::object &block_kept, py::array &z) {
         const Busy busy(busy_);
         const auto &a = about_;
         if (previous.ndim() < 1 || previous.shape(0) < 1) refuse("previous has shape " + shape_of(previous));
         const py::ssize_t b = previous.shape(0), half = a.head_size / 2,
                           key_blocks = a.slots * (a.tokens_padded / a.block_tokens);
+        const bool narrow = a.ring_row_bytes != a.head_size * static_cast<int64_t>(sizeof(float));
         const std::vector<py::ssize_t> latent{b, a.latent_channels, a.latent_height, a.latent_width},
             turn{b, a.tokens, half}, sinks{b, a.sink_frames, half};
         dreamloop_pass_inputs in{};
         in.batch = b;
-        in.ring = floats(ring, "ring", {a.layers, 2, b, a.heads, a.slots * a.tokens_padded, a.head_size}, true);
+        const py::ssize_t ring_tokens = a.slots * a.tokens_padded;
+        in.ring = narrow ? array_of<int8_t>(ring, "ring", {a.layers, 2, b, a.heads, ring_tokens, a.ring_row_bytes}, true)
+                         : static_cast<void *>(floats(ring, "ring", {a.layers, 2, b, a.heads, ring_tokens, a.head_size},
+                                                      true));
         in.previous = floats(previous, "previous", latent), in.x = floats(x, "x", latent);
         in.action = floats(action, "action", {b, a.actions}),
         in.condition = floats(condition, "condition", {b, a.actions + 24});
@@ -270,12 +298,21 @@ public:
                 refuse("slot " + std::to_string(slots_.back()) + " is not one of the ring");
         }
         for (const auto *other : {&ring, &previous, &x}) check_apart(z, *other, "an input");
-        lists_.read(block_index, block_count, block_length, b, a.heads, a.tokens_padded / a.block_tokens, key_blocks);
+        lists_.read(block_index, block_count, block_length, b, a.heads, a.query_blocks, key_blocks);
         dreamloop_attention call{};
         call.key_blocks = key_blocks, call.block_tokens = a.block_tokens,
-        call.query_blocks = a.tokens_padded / a.block_tokens;
+        call.query_blocks = a.query_blocks;
         lists_.give(call);
         check_lists(call);
+        if (a.top_blocks > 0) {
+            if (block_kept.is_none()) refuse("the plan of this world is top_k, which needs block_kept");
+            lists_.read_kept(py::array::ensure(block_kept), b, a.heads, a.query_blocks);
+            call.block_count = lists_.kept.data(); /* what is read in any case must hold a written token by itself */
+            check_lists(call);
+            call.block_count = lists_.count.data();
+            in.block_kept = lists_.kept.data();
+            if (call.max_blocks > a.slots * a.query_blocks) refuse("block_index names more blocks than there are");
+        }
         in.slot = slots_.data(), in.block_index = call.block_index, in.block_count = call.block_count;
         in.block_length = call.block_length, in.list_players = call.list_players, in.list_heads = call.list_heads;
         in.length_players = call.length_players, in.max_blocks = call.max_blocks;
@@ -358,8 +395,10 @@ PYBIND11_MODULE(_kernels, module) {
         .def(py::init<const py::buffer &, int, const std::string &, const std::string &>(), py::arg("packed"),
              py::arg("threads"), py::arg("tier"), py::arg("precision"))
         .def("describe", &NativeWorld::describe)
+        .def("ring_row_bytes", &NativeWorld::ring_row_bytes)
+        .def("operations", &NativeWorld::operations, "Seconds of each operation of the last pass.")
         .def("measure_limit", &NativeWorld::measure_limit, py::arg("precision"))
-        .def("step", &NativeWorld::pass, "One pass; the inputs of `PassInputs`, then the ring's lists, then z.")
+        .def("step", &NativeWorld::pass, "One pass; the inputs of `PassInputs`, then the plan's lists, then z.")
         .def("decode", &NativeWorld::decode, py::arg("latents"), py::arg("frames"))
         .def("encode", &NativeWorld::encode, py::arg("frames"), py::arg("latents"));
 }

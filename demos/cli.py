@@ -54,6 +54,13 @@ def _minutes(text: str) -> float:
     return value
 
 
+def _windows(text: str) -> tuple[int, ...]:
+    values = tuple(_whole(1)(part) for part in text.split(","))
+    if max(values) > 4096:
+        raise argparse.ArgumentTypeError(f"{max(values)} must be 4096 or less")
+    return values
+
+
 # -- verbs ---------------------------------------------------------------------------------------------
 
 
@@ -91,8 +98,15 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.world import load_world
+    if args.sparse:
+        from dreamloop.runtime.bench_sparse import bench_sparse, table as sparse_table
+        report = bench_sparse(args.windows, frames=args.frames or 30, threads=args.threads)
+        print(sparse_table(report))
+        return report
     from dreamloop.runtime.bench import bench, table
-    report = bench(load_world(args.world), engines=args.engines, frames=args.frames, threads=args.threads)
+    from dreamloop.runtime.bench_worlds import preset
+    world = preset(args.preset) if args.preset else load_world(args.world)
+    report = bench(world, engines=args.engines, frames=args.frames or 300, threads=args.threads)
     print(table(report))
     return report
 
@@ -241,7 +255,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
                         help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
     parser.add_argument("--engine", default="auto", metavar="E", help="see `dreamloop engines` (default: auto)")
-    parser.add_argument("--precision", metavar="P", help="such as fp32 (default: the engine's own)")
+    parser.add_argument("--precision", metavar="P", help="see `dreamloop engines` (default: the engine's own)")
     parser.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the engine")
 
 
@@ -303,7 +317,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
                        help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
     bench.add_argument("--engines", default="all", metavar="A,B", help="engines or variants, or all (default: all)")
-    bench.add_argument("--frames", type=_whole(1), default=300, metavar="N", help="frames to time (default: 300)")
+    bench.add_argument("--frames", type=_whole(1), metavar="N", help="frames to time (default: 300; --sparse: 30)")
+    bench.add_argument("--preset", metavar="NAME", help="a world of random weights instead of WORLD: cpu-300")
+    bench.add_argument("--sparse", action="store_true",
+                       help="the plans against each other on worlds of random weights, over longer and longer memories")
+    bench.add_argument("--windows", type=_windows, metavar="N,N", default=(16, 32, 64, 128, 256, 512),
+                       help="with --sparse: frames of memory (default: 16,32,64,128,256,512)")
     bench.add_argument("--threads", type=_whole(1), default=2, metavar="N", help="threads of every engine (default: 2)")
 
     evaluate = verb("evaluate", _evaluate, "judge a world against the real game",

@@ -4,8 +4,8 @@
  *     cmake -B build/embed -DDREAMLOOP_PYTHON=OFF . && cmake --build build/embed --target embed
  *     build/embed/embed doom-arena.dream 300 last.ppm
  *
- * plays 300 frames, holding each of the world's controls in turn for half a second, bookmarks the middle,
- * goes back to it once, and writes the last frame as a picture.
+ * plays 300 frames, holding each of the world's controls in turn for half a second, saves the middle, goes back
+ * to it once, and writes the last frame as a picture.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,10 +77,16 @@ int main(int argc, char **argv) {
     const double took_ms = now_ms() - began;
     printf("%lld frames, %.2f ms a frame\n", (long long)frames, took_ms / (double)(frames > 0 ? frames : 1));
 
-    /* the bookmark lives the same second half again, bit for bit */
+    /* the bookmark, saved and loaded as a saved game would be, lives the same second half again, bit for bit */
+    const int64_t saved_bytes = dreamloop_state_bytes(bookmark);
+    void *saved = malloc((size_t)saved_bytes);
+    dreamloop_state *loaded;
+    check(dreamloop_save_state(bookmark, saved, saved_bytes));
+    check(dreamloop_new_state(world, 0, 0, &loaded));
+    check(dreamloop_load_state(loaded, saved, saved_bytes));
     uint8_t *again = malloc((size_t)(row * about.frame_height));
-    play(bookmark, frames, action, about.actions, again, row);
-    check(dreamloop_render(bookmark, again, row));
+    play(loaded, frames, action, about.actions, again, row);
+    check(dreamloop_render(loaded, again, row));
     check(dreamloop_render(player, pixels, row));
     for (int64_t i = 0; i < row * about.frame_height; i++)
         if (pixels[i] != again[i]) {
@@ -88,10 +94,12 @@ int main(int argc, char **argv) {
             return 1;
         }
     if (argc > 3) write_picture(argv[3], pixels, &about);
+    dreamloop_free_state(loaded);
     dreamloop_free_state(bookmark);
     dreamloop_free_state(player);
     dreamloop_close(world);
     free(action);
+    free(saved);
     free(again);
     free(pixels);
     return 0;

@@ -7,25 +7,25 @@ step from the same state, the largest difference of the latents against a bound 
 is not timed. Then the variants take turns, frame by frame, so that a busy machine slows all of them alike.
 
     p50_ms, p95_ms, p99_ms   of a whole frame: host inputs, pass, decoder; dynamics_ms, decode_ms: medians of the parts
+    pass_ms                  median of the network's pass alone, where an engine says what its operations take (native)
     ratio                    median of plain torch (eager, float32) over the median of this variant
-    share_of_limit           (sum over operations of FLOP / measured limit of their precision) / median of the pass
+    share_of_limit           (sum over operations of FLOP / measured limit of their precision) / median of the pass, or
+                             of the dynamics where an engine does not say what the pass alone takes
+    operations               where the milliseconds of a native pass go; see bench_limits.py
 """
 
 from __future__ import annotations
 
 import importlib
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError, EngineError
-from dreamloop.models.core.memory import visible
-from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
+from dreamloop.runtime.bench_limits import breakdown, breakdown_table, hardware, least_seconds, measured_limits
 from dreamloop.runtime.clock import SystemClock
 from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import Engine, State
@@ -33,7 +33,7 @@ from dreamloop.runtime.engines.base import Engine, State
 VERIFY_FRAMES = 8
 WARMUP_FRAMES = 10
 # largest error of a latent, as a share of the largest latent of the oracle; random tiny worlds measure a tenth of it
-BOUNDS = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.15}
+BOUNDS = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.15, "int8-static": 0.3, "int8-kv8": 0.15, "int8-static-kv8": 0.3}
 REFERENCE = "torch-eager-fp32"
 Clock = Callable[[], float]
 
@@ -57,6 +57,14 @@ def _compiled(world: World, threads: int) -> Engine:
     return engine
 
 
+def _openvino(precision: str) -> Callable[[World, int], Engine]:
+    def opened(world: World, threads: int) -> Engine:
+        module = importlib.import_module("dreamloop.runtime.engines.openvino_engine")
+        engine: Engine = module.OpenVinoEngine(world, precision, threads)
+        return engine
+    return opened
+
+
 def _onnx_int8(world: World, threads: int) -> Engine:
     engine: Engine = importlib.import_module("dreamloop.runtime.engines.onnx_int8").OnnxInt8Engine(
         world, threads=threads)
@@ -66,11 +74,14 @@ def _onnx_int8(world: World, threads: int) -> Engine:
 VARIANTS = {v.name: v for v in (
     Variant("native-fp32", "fp32", _own("native", "fp32")),
     Variant("native-bf16", "bf16", _own("native", "bf16")),
-    Variant("native-int8", "int8", _own("native", "int8")),
+    *(Variant(f"native-{name}", name, _own("native", name))
+      for name in ("int8", "int8-static", "int8-kv8", "int8-static-kv8")),
     Variant(REFERENCE, "fp32", _own("torch", "fp32")),
     Variant("torch-compile-fp32", "fp32", _compiled),
     Variant("onnxruntime-fp32", "fp32", _own("onnxruntime", "fp32")),
-    Variant("onnxruntime-int8", "int8", _onnx_int8))}
+    Variant("onnxruntime-int8", "int8", _onnx_int8),
+    Variant("openvino-fp32", "fp32", _openvino("fp32")),
+    Variant("openvino-bf16", "bf16", _openvino("bf16")))}
 
 
 def chosen(engines: str) -> list[Variant]:
@@ -114,16 +125,23 @@ def bench(world: World, engines: str = "all", frames: int = 300, threads: int = 
         running[variant.name], rows[variant.name] = engine, {"error_vs_oracle": error}
     if REFERENCE not in running:
         raise DreamloopError(f"nothing to compare with: {unavailable[REFERENCE]}")
-    for name, times in timed(running, frames, clock or SystemClock().now).items():
+    said: dict[str, list[dict[str, float]]] = {}
+    for name, times in timed(running, frames, clock or SystemClock().now, said).items():
         rows[name] |= figures(times)
     limits = measured_limits(running)
+    passes = len(world.spec.dynamics.sigmas)  # an engine says what the last one took
     for name, row in rows.items():
         row["ratio"] = round(rows[REFERENCE]["p50_ms"] / row["p50_ms"], 3)
+        if name in said:
+            row["pass_ms"] = round(1e3 * passes * float(np.median([sum(frame.values()) for frame in said[name]])), 4)
         if limits:
             least = 1e3 * least_seconds(world.spec, limits, VARIANTS[name].precision)
-            row["share_of_limit"] = round(least / row["dynamics_ms"], 3)
+            row["share_of_limit"] = round(least / row.get("pass_ms", row["dynamics_ms"]), 3)
+    operations = {name: breakdown(world.spec, frames_of, limits, VARIANTS[name].precision)
+                  for name, frames_of in said.items()}
     return {"world": world.name, "frames": frames, "threads": threads, "hardware": hardware(), "engines": rows,
-            "unavailable": unavailable, "limits_gflops": {p: round(v / 1e9, 1) for p, v in limits.items()}}
+            "unavailable": unavailable, "operations": operations,
+            "limits_gflops": {p: round(v / 1e9, 1) for p, v in limits.items()}}
 
 
 # -- verifying -----------------------------------------------------------------------------------------
@@ -163,7 +181,9 @@ def largest_error(engine: Engine, steps: Sequence[OracleStep]) -> float:
     for step in steps:
         state = engine.new_state(1)
         ring = step.before.ring.numpy()
-        if isinstance(state.ring, np.ndarray):
+        if hasattr(engine, "load_ring"):
+            engine.load_ring(state, ring)
+        elif isinstance(state.ring, np.ndarray):
             state.ring[...] = ring
         else:
             state.ring.copy_(step.before.ring)
@@ -176,8 +196,10 @@ def largest_error(engine: Engine, steps: Sequence[OracleStep]) -> float:
 # -- timing --------------------------------------------------------------------------------------------
 
 
-def timed(engines: dict[str, Engine], frames: int, clock: Clock) -> dict[str, np.ndarray]:
-    """Seconds of (dynamics, decode) per frame and engine, (frames, 2) each; the engines take turns."""
+def timed(engines: dict[str, Engine], frames: int, clock: Clock,
+          said: dict[str, list[dict[str, float]]] | None = None) -> dict[str, np.ndarray]:
+    """Seconds of (dynamics, decode) per frame and engine, (frames, 2) each; the engines take turns. said: is filled
+    with what the operations of each frame took, of every engine that says so."""
     states: dict[str, State] = {}
     for name, engine in engines.items():
         states[name] = engine.new_state(1)
@@ -193,6 +215,8 @@ def timed(engines: dict[str, Engine], frames: int, clock: Clock) -> dict[str, np
             ended = clock()
             if frame >= 0:
                 times[name][frame] = between - began, ended - between
+                if said is not None and hasattr(engine, "operations"):
+                    said.setdefault(name, []).append(engine.operations())
     return times
 
 
@@ -206,46 +230,7 @@ def figures(times: np.ndarray) -> dict[str, float]:
             "decode_ms": round(float(decode), 4)}
 
 
-# -- the limit -----------------------------------------------------------------------------------------
-
-
-def pass_operations(spec: WorldSpec) -> dict[str, float]:
-    """FLOP of one pass of one player, by what they are: the products of the blocks, attention over a full
-    memory, and the rest (conditions, input and output)."""
-    d, t = spec.dynamics, spec.tokens
-    keys = int(visible(spec.memory, 1 << 20).sum()) * t
-    block = 2 * t * (4 * d.width * d.width + 2 * d.width * d.mlp_width)
-    condition = 2 * d.width * (spec.actions.size + spec.condition_size + d.width + 6 * d.width)
-    return {"blocks": float(d.layers * block), "attention": float(d.layers * 4 * t * keys * d.width),
-            "rest": float(condition + 2 * t * 3 * spec.token_channels * d.width)}
-
-
-def least_seconds(spec: WorldSpec, limits: dict[str, float], precision: str) -> float:
-    """Time that the passes of a frame take where every operation runs at its measured limit."""
-    flop = pass_operations(spec)
-    return len(spec.dynamics.sigmas) * (flop["blocks"] / limits[precision]
-                                        + (flop["attention"] + flop["rest"]) / limits["fp32"])
-
-
-def measured_limits(engines: dict[str, Engine]) -> dict[str, float]:
-    """Precision -> operations a second that this machine's threads reach together; empty without the kernels."""
-    for name, engine in engines.items():
-        measure = getattr(engine, "measure_limit", None)
-        if name.startswith("native-") and measure:
-            return {precision: measure(precision) for precision in BOUNDS}
-    return {}
-
-
-def hardware() -> str:
-    """Processor and cores, in words."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines()
-                  if line.startswith("model name")]
-        if models:
-            return f"{models[0]}, {len(models)} cores"
-    return name
+# -- showing it ---------------------------------------------------------------------------------------
 
 
 def table(report: dict[str, Any]) -> str:
@@ -257,4 +242,5 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{name:<20}{row['p50_ms']:9.2f}{row['p99_ms']:9.2f}{row['fps']:8.1f}{row['dynamics_ms']:8.2f}"
                      f"{row['decode_ms']:8.2f}{row['ratio']:8.2f}{row.get('share_of_limit', float('nan')):7.2f}"
                      f"{row['error_vs_oracle']:10.1e}")
-    return "\n".join(lines + [f"{name}: {why}" for name, why in report["unavailable"].items()])
+    lines += [f"{name}: {why}" for name, why in report["unavailable"].items()]
+    return "\n".join(lines + breakdown_table(report["operations"]))

@@ -80,9 +80,8 @@ class SharedSlots:
         loaded = [part for part in parts if isinstance(part, np.ndarray)]  # others came from this engine itself
         if not loaded:
             return
-        d = self.spec.dynamics
-        shape = (d.layers, 2, d.heads, self.spec.tokens_padded, d.head_size)
-        kind = plain(self.ring[self._place(0)]).dtype
+        expected = plain(self.ring[self._place(0)])
+        shape, kind = expected.shape, expected.dtype
         for part in loaded:
             if part.shape != shape or part.dtype != kind:
                 raise DreamloopError(f"a slot of the state is {part.dtype} {part.shape}, expected {kind} {shape}")

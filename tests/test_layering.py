@@ -45,7 +45,8 @@ TABLE = (
           names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
     # google.protobuf is what onnx files are made of, and comes with onnx
     Layer("runtime/engines",
-          names(f"{CORE} dreamloop.models! dreamloop.runtime numpy onnx onnxruntime google.protobuf")),
+          names(f"{CORE} dreamloop.models! dreamloop.runtime numpy onnx onnxruntime google.protobuf"),
+          names("openvino")),  # compared with by `dreamloop bench`; nothing plays on it
     Layer("runtime/evaluate", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),
           names(f"{TRAINING}.games {NETWORKS} torch av skimage matplotlib rich safetensors")),
     Layer("runtime", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),

@@ -14,13 +14,23 @@ std::string &dreamloop::last_error() {
 
 namespace {
 
-const char *const PRECISIONS[] = {"fp32", "bf16", "int8"}; /* by DREAMLOOP_F32, _BF16, _I8 */
+struct Precision {
+    const char *name;
+    int format;
+    bool static_scales, narrow_ring;
+};
+const Precision PRECISIONS[] = {
+    {"fp32", DREAMLOOP_F32, false, false},     {"bf16", DREAMLOOP_BF16, false, false},
+    {"int8", DREAMLOOP_I8, false, false},      {"int8-static", DREAMLOOP_I8, true, false},
+    {"int8-kv8", DREAMLOOP_I8, false, true},   {"int8-static-kv8", DREAMLOOP_I8, true, true}};
 
-int format_of(const std::string &precision) {
-    for (int format = 0; format < 3; format++)
-        if (precision == PRECISIONS[format]) return format;
-    throw Error(DREAMLOOP_BAD_ARGUMENT,
-                "precision '" + precision.substr(0, 100) + "' is not known; known: fp32, bf16, int8");
+const Precision &precision_of(const std::string &name) {
+    std::string known;
+    for (const auto &precision : PRECISIONS) {
+        if (name == precision.name) return precision;
+        known += std::string(known.empty() ? "" : ", ") + precision.name;
+    }
+    throw Error(DREAMLOOP_BAD_ARGUMENT, "precision '" + name.substr(0, 100) + "' is not known; known: " + known);
 }
 
 int chosen_tier(const char *name) {
@@ -44,12 +54,15 @@ int dreamloop_open(const void *bytes, int64_t size, const dreamloop_options *opt
         require(chosen.threads >= 0 && chosen.threads <= 64,
                 "threads=" + std::to_string(chosen.threads) + " must be 0..64");
         auto made = std::make_unique<dreamloop_world>();
-        made->precision = format_of(chosen.precision ? chosen.precision : PRECISIONS[0]);
+        const Precision &precision = precision_of(chosen.precision ? chosen.precision : PRECISIONS[0].name);
+        made->precision = precision.format, made->precision_name = precision.name;
+        made->static_scales = precision.static_scales, made->narrow_ring = precision.narrow_ring;
         made->tier = chosen_tier(chosen.tier);
         made->kernels = dreamloop_tier_kernels(made->tier);
         dreamloop::load(*made, static_cast<const uint8_t *>(bytes), size);
         const int cores = static_cast<int>(std::thread::hardware_concurrency());
         made->pool = std::make_unique<dreamloop::Pool>(chosen.threads ? chosen.threads : cores == 1 ? 1 : 2);
+        if (made->static_scales) dreamloop::calibrate(*made);
         *world = made.release();
     });
 }
@@ -73,19 +86,22 @@ void dreamloop_describe(const dreamloop_world *world, dreamloop_description *out
             s.slots(),
             s.tokens_padded(),
             s.block_tokens(),
+            s.blocks(),
             s.sink_frames,
             s.passes,
+            s.plan_top_blocks,
+            dreamloop::row_bytes(*world),
             s.fps,
             world->pool->threads(),
             dreamloop_tier_name(world->tier),
-            PRECISIONS[world->precision]};
+            world->precision_name};
 }
 
 int dreamloop_measure_limit(dreamloop_world *world, const char *precision, double *operations) {
     return guarded([&] {
         require(world && precision && operations,
                 "measure_limit needs a world, a precision, and a place for the result");
-        *operations = dreamloop::measure_limit(*world, format_of(precision));
+        *operations = dreamloop::measure_limit(*world, precision_of(precision).format);
     });
 }
 
@@ -94,6 +110,16 @@ int dreamloop_pass(dreamloop_world *world, const dreamloop_pass_inputs *inputs, 
         require(world && inputs && z && inputs->batch >= 1, "pass needs a world, inputs of one player or more, and z");
         dreamloop::pass(*world, *inputs, z);
     });
+}
+
+const char *dreamloop_operation_name(int operation) {
+    static const char *const names[DREAMLOOP_OPERATIONS] = {"condition", "input", "norm", "qkv", "attention",
+                                                            "narrow", "out", "up", "down", "output"};
+    return operation >= 0 && operation < DREAMLOOP_OPERATIONS ? names[operation] : nullptr;
+}
+
+double dreamloop_operation_seconds(const dreamloop_world *world, int operation) {
+    return operation >= 0 && operation < DREAMLOOP_OPERATIONS ? world->operation_seconds[operation] : 0.0;
 }
 
 int dreamloop_decode(dreamloop_world *world, const float *latent, uint8_t *pixels, int64_t row_bytes) {

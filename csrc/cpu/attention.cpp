@@ -68,8 +68,17 @@ INLINE void fetch(const float *row, int64_t head_size) {
 typedef struct {
     int64_t count;
     const float *key[TILE_KEYS], *value[TILE_KEYS];
+    float *wide; /* narrow only: (2, TILE_KEYS, D), keys and values of the tile as floats */
     float *transposed; /* (D, TILE_KEYS); columns from `count` on hold anything finite or not */
 } key_tile;
+
+/* A row of the ring in int8, with its scale behind it, as floats in `wide`. */
+INLINE const float *widened(const char *row, int64_t head_size, float *wide) {
+    float scale;
+    __builtin_memcpy(&scale, row + head_size, 4);
+    for (int64_t d = 0; d < head_size; d++) wide[d] = (float)(int8_t)row[d] * scale;
+    return wide;
+}
 
 /* tile->transposed[d][j] = key[j][d], four keys by four at a time. */
 static void transpose(key_tile *tile, int64_t head_size) {
@@ -160,8 +169,17 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
                 continue;
             }
             const int64_t row = list[entry] * call->block_tokens + token++;
-            tile->key[tile->count] = row < call->turned_rows ? call->turned + row * call->head_size
-                                                             : key + row * call->key_stride[2];
+            const int turned = row < call->turned_rows;
+            if (turned) tile->key[tile->count] = call->turned + row * call->head_size;
+            if (call->narrow) {
+                float *wide = tile->wide + 2 * tile->count * call->head_size;
+                if (!turned)
+                    tile->key[tile->count] = widened((const char *)key + row * call->key_stride[2], call->head_size, wide);
+                tile->value[tile->count++] = widened((const char *)value + row * call->value_stride[2],
+                                                     call->head_size, wide + call->head_size);
+                continue;
+            }
+            if (!turned) tile->key[tile->count] = key + row * call->key_stride[2];
             tile->value[tile->count++] = value + row * call->value_stride[2];
             fetch(value + row * call->value_stride[2], call->head_size);
         }
@@ -199,6 +217,7 @@ static int same_list(const int32_t *a, int64_t a_count, const int32_t *b, int64_
 extern "C" void ENTRY(dreamloop_attention)(const dreamloop_attention *call, float *scratch) {
     key_tile tile;
     tile.transposed = scratch;
+    tile.wide = scratch + TILE_KEYS * call->head_size;
     for (int64_t i = 0; i < call->head_size * TILE_KEYS; i++) scratch[i] = 0;
     for (int64_t b = 0; b < call->batch; b++) {
         const int32_t *length = call->block_length + (call->length_players > 1 ? b : 0) * call->key_blocks;

@@ -3,8 +3,9 @@
  * Every image stands in a border of zeros, which is what a convolution's padding reads. A residual block is two
  * products: hidden = relu(conv(relu(x))), then x = x + conv(hidden) and, from the same registers, relu(x) for
  * whoever comes next. `up` and its pixel-shuffle are four 1x1 products, one for each pixel that one becomes,
- * written to every other pixel. In int8 a block's images are first written in float32, then made bytes. The decoder's
- * last convolution goes to bytes in the caller's buffer at once.
+ * written to every other pixel. In int8 a block's images are first written in float32, then made bytes with the scale
+ * of this very frame; with static scales they are bytes at once. The decoder's last convolution goes to bytes in the
+ * caller's buffer.
  */
 #include <cmath>
 
@@ -55,19 +56,32 @@ void write_to(dreamloop_product &call, const Image<float> &image) {
     call.out = image.pixels(), call.out_x = image.channels, call.out_y = image.row();
 }
 
-/* relu of the result besides, from pixel (x, y) on, every `step`th; int8 comes later, from `out`. */
-void relu_to(dreamloop_product &call, const Activation &to, int64_t x = 0, int64_t y = 0, int64_t step = 1) {
+/* The highest value of the decoder's next image, where static scales are known; else NULL. */
+const float *next_highest(dreamloop_world &world, const Activation &image) {
+    if (image.format != DREAMLOOP_I8) return nullptr;
+    const auto number = world.ranges.image++;
+    return world.ranges.known ? &world.ranges.images[number] : nullptr;
+}
+
+/* relu of the result besides, from pixel (x, y) on, every `step`th; int8 without a known `highest` value comes later,
+ * from `out`. */
+void relu_to(dreamloop_product &call, Activation &to, const float *highest, int64_t x = 0, int64_t y = 0,
+             int64_t step = 1) {
     const auto give = [&](auto &image, int kind) {
         call.copy = image.pixels() + y * image.row() + x * image.channels, call.copy_kind = kind;
         call.copy_x = step * image.channels, call.copy_y = step * image.row();
     };
     if (to.format == DREAMLOOP_F32) give(to.f32, DREAMLOOP_COPY_RELU);
     if (to.format == DREAMLOOP_BF16) give(to.bf16, DREAMLOOP_COPY_RELU | DREAMLOOP_COPY_BF16);
+    if (!highest) return;
+    give(to.i8, DREAMLOOP_COPY_BYTES);
+    to.scale = *highest / 255.0f, call.copy_inverse = *highest > 0 ? 255.0f / *highest : 0.0f;
 }
 
-/* int8 only: relu of a whole image as bytes, with the scale that makes its highest value 255. */
+/* int8 only, where static scales are not known: relu of a whole image as bytes, with the scale that makes its highest
+ * value 255. */
 void quantize(dreamloop_world &world, const Image<float> &from, Activation &to, Array<float> &row_highest) {
-    if (to.format != DREAMLOOP_I8) return;
+    if (to.format != DREAMLOOP_I8 || world.ranges.known) return;
     world.pool->run(from.height, [&](int64_t y) {
         row_highest.get()[y] = world.kernels->highest(from.pixels() + y * from.row(), from.width * from.channels);
     });
@@ -77,15 +91,21 @@ void quantize(dreamloop_world &world, const Image<float> &from, Activation &to, 
         highest = row > highest || row != row ? row : highest; /* NaN stays: nothing is above it */
         if (highest != highest) break;
     }
+    if (world.ranges.watching) {
+        auto &seen = world.ranges.images;
+        if (seen.size() < world.ranges.image) seen.resize(world.ranges.image);
+        float &most = seen[world.ranges.image - 1];
+        most = highest > most || highest != highest ? highest : most;
+    }
     to.scale = highest / 255.0f;
     const float inverse = highest > 0 ? 255.0f / highest : 0.0f;
     world.pool->run(from.height, [&](int64_t y) {
         const float *row = from.pixels() + y * from.row();
         uint8_t *bytes = to.i8.pixels() + y * to.i8.row();
         if (from.channels == to.i8.channels)
-            return world.kernels->quantize_relu(row, from.width * from.channels, inverse, bytes);
+            return world.kernels->to_bytes(row, from.width * from.channels, inverse, 0.0f, bytes);
         for (int64_t x = 0; x < from.width; x++)
-            world.kernels->quantize_relu(row + x * from.channels, from.channels, inverse, bytes + x * to.i8.channels);
+            world.kernels->to_bytes(row + x * from.channels, from.channels, inverse, 0.0f, bytes + x * to.i8.channels);
     });
 }
 
@@ -98,7 +118,7 @@ void stem(dreamloop_world &world, const Layer &layer, const Image<float> &from, 
     const Taps taps(from);
     auto call = convolution(layer, from, taps, 1, to.x.height, to.x.width);
     write_to(call, to.x);
-    relu_to(call, to.relu);
+    relu_to(call, to.relu, next_highest(world, to.relu));
     run(world, call, to.x);
     quantize(world, to.x, to.relu, to.row_highest);
 }
@@ -107,14 +127,14 @@ void residual_blocks(dreamloop_world &world, const Stage &stage, StageBuffers &b
     const Taps taps = taps_of(buffers.relu);
     for (const auto &block : stage.blocks) {
         auto first = relu_convolution(block.first, buffers.relu, taps, buffers.x);
-        relu_to(first, buffers.hidden);
-        if (buffers.hidden.format == DREAMLOOP_I8) write_to(first, buffers.raw);
+        relu_to(first, buffers.hidden, next_highest(world, buffers.hidden));
+        if (buffers.hidden.format == DREAMLOOP_I8 && !world.ranges.known) write_to(first, buffers.raw);
         run(world, first, buffers.x);
         quantize(world, buffers.raw, buffers.hidden, buffers.row_highest);
         auto second = relu_convolution(block.second, buffers.hidden, taps, buffers.x);
         second.residual = buffers.x.pixels();
         write_to(second, buffers.x);
-        relu_to(second, buffers.relu);
+        relu_to(second, buffers.relu, next_highest(world, buffers.relu));
         run(world, second, buffers.x);
         quantize(world, buffers.x, buffers.relu, buffers.row_highest);
     }
@@ -123,12 +143,13 @@ void residual_blocks(dreamloop_world &world, const Stage &stage, StageBuffers &b
 void up(dreamloop_world &world, const Stage &stage, const StageBuffers &from, StageBuffers &to) {
     const Taps taps(from.x);
     dreamloop_product calls[4];
+    const float *highest = next_highest(world, to.relu);
     for (int64_t quarter = 0; quarter < 4; quarter++) {
         const int64_t x = quarter % 2, y = quarter / 2;
         auto &call = calls[quarter] = convolution(stage.up[quarter], from.x, taps, 1, from.x.height, from.x.width);
         call.out = to.x.pixels() + y * to.x.row() + x * to.x.channels;
         call.out_x = 2 * to.x.channels, call.out_y = 2 * to.x.row();
-        relu_to(call, to.relu, x, y, 2);
+        relu_to(call, to.relu, highest, x, y, 2);
     }
     run_products(world, calls, 4, from.x.height * from.x.width);
     quantize(world, to.x, to.relu, to.row_highest);
@@ -168,6 +189,7 @@ void decode(dreamloop_world &world, const float *latent, uint8_t *pixels, int64_
     const Spec &spec = world.spec;
     const Autoencoder &weights = world.autoencoder;
     make(world, world.decoder, world.decoder_input, false);
+    world.ranges.image = 0;
     Image<float> &input = world.decoder_input;
     for (int64_t c = 0; c < input.channels; c++)
         for (int64_t y = 0; y < input.height; y++)
@@ -211,7 +233,7 @@ void encode(dreamloop_world &world, const uint8_t *pixels, int64_t row_bytes, fl
         auto down =
             convolution(weights.encoder[i].down, stages[i].x, taps, 2, stages[i + 1].x.height, stages[i + 1].x.width);
         write_to(down, stages[i + 1].x);
-        relu_to(down, stages[i + 1].relu);
+        relu_to(down, stages[i + 1].relu, nullptr);
         run(world, down, stages[i + 1].x);
     }
     const Image<float> &last = stages.back().relu.f32;

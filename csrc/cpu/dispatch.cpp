@@ -10,7 +10,12 @@ extern "C" {
     void dreamloop_to_bf16_##tier(const float *, int64_t, uint16_t *);                                    \
     void dreamloop_quantize_##tier(const float *, int64_t, uint8_t *, float *, int32_t *);                \
     float dreamloop_highest_##tier(const float *, int64_t);                                               \
-    void dreamloop_quantize_relu_##tier(const float *, int64_t, float, uint8_t *);                        \
+    void dreamloop_to_bytes_##tier(const float *, int64_t, float, float, uint8_t *);                      \
+    void dreamloop_to_narrow_##tier(const float *, int64_t, int64_t, char *);                             \
+    void dreamloop_from_narrow_##tier(const char *, int64_t, float *);                                    \
+    void dreamloop_mean_##tier(const float *, int64_t, int64_t, float *);                                 \
+    void dreamloop_scores_##tier(const float *, int64_t, const char *, int64_t, int64_t, int,             \
+                                 const int32_t *, int64_t, int64_t, float *);                             \
     void dreamloop_product_##tier(const dreamloop_product *, int64_t, int64_t, int64_t, int64_t);
 
 TIER(portable)
@@ -44,7 +49,8 @@ int dreamloop_tier_usable(int tier) {
 #define KERNELS(width, tier, products)                                                                     \
     {width, 2 * width, dreamloop_attention_##tier, dreamloop_product_##products, dreamloop_heads_##tier,   \
      dreamloop_modulate_##tier, dreamloop_to_bf16_##tier, dreamloop_quantize_##tier,                       \
-     dreamloop_highest_##tier, dreamloop_quantize_relu_##tier}
+     dreamloop_highest_##tier, dreamloop_to_bytes_##tier, dreamloop_to_narrow_##tier,                      \
+     dreamloop_from_narrow_##tier, dreamloop_mean_##tier, dreamloop_scores_##tier}
 
 const dreamloop_kernels *dreamloop_tier_kernels(int tier) {
     static const dreamloop_kernels kernels[] = {

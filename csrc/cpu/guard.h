@@ -25,8 +25,11 @@ template <typename Body> int guarded(Body body) {
     }
 }
 
-inline void require(bool ok, const std::string &text, int code = DREAMLOOP_BAD_ARGUMENT) {
-    if (!ok) throw Error(code, text);
+/* `text`: a literal, or a function that makes a string; a frame that goes well takes no memory for what it could say. */
+template <typename Text> void require(bool ok, const Text &text, int code = DREAMLOOP_BAD_ARGUMENT) {
+    if (ok) return;
+    if constexpr (std::is_invocable_v<Text>) throw Error(code, text());
+    else throw Error(code, text);
 }
 
 } // namespace dreamloop

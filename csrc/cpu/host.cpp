@@ -60,27 +60,44 @@ void visible_frames(const Spec &s, int64_t frame, std::vector<int64_t> &held) {
     held[static_cast<size_t>(slot_of(s, frame))] = frame;
 }
 
+/* Whether query block `row` of `frame` reads block `part` of the visible frame `past`. */
+bool reads(const Spec &s, int64_t frame, int64_t past, int64_t row, int64_t part) {
+    const int64_t age = frame - past, parts = s.blocks();
+    if (is_sink(s, past) || s.plan_policy == DENSE || s.plan_policy == TOP_K) return true;
+    if (age <= s.plan_window_frames || s.plan_policy == WINDOW) return age <= s.plan_window_frames;
+    int64_t octave = 0, halvings = 0; /* halvings: of a frame's blocks until one is left */
+    while (age > s.plan_window_frames << octave) octave++;
+    while (parts >> (halvings + 1)) halvings++;
+    return std::abs(row - part) << (octave + 1) < parts && past % (int64_t{1} << std::max<int64_t>(octave - halvings, 0)) == 0;
+}
+
 void make_plan(const Spec &s, int64_t frame, Host &host) {
-    const int64_t parts = s.blocks(), key_blocks = s.slots() * parts,
-                  tail = s.tokens() - (parts - 1) * s.block_tokens();
+    const int64_t parts = s.blocks(), most = s.slots() * parts, tail = s.tokens() - (parts - 1) * s.block_tokens();
     visible_frames(s, frame, host.held);
-    host.block_length.assign(static_cast<size_t>(key_blocks), 0);
-    host.block_index.assign(static_cast<size_t>(parts * key_blocks), 0);
-    int64_t listed = 0;
+    host.block_length.assign(static_cast<size_t>(s.slots() * s.slot_blocks()), 0);
+    host.block_index.assign(static_cast<size_t>(parts * most), 0);
+    host.block_count.assign(static_cast<size_t>(parts), 0), host.block_kept.assign(static_cast<size_t>(parts), 0);
     for (int64_t slot = 0; slot < s.slots(); slot++) {
-        const int64_t past = host.held[static_cast<size_t>(slot)];
-        if (past == EMPTY) continue;
-        const bool read = s.plan_policy == 0 || is_sink(s, past) || frame - past <= s.plan_window_frames;
-        for (int64_t part = 0; part < parts; part++) {
-            const int64_t block = slot * parts + part;
-            host.block_length[static_cast<size_t>(block)] =
+        if (host.held[static_cast<size_t>(slot)] == EMPTY) continue;
+        for (int64_t part = 0; part < parts; part++)
+            host.block_length[static_cast<size_t>(slot * s.slot_blocks() + part)] =
                 static_cast<int32_t>(part + 1 < parts ? s.block_tokens() : tail);
-            if (read) host.block_index[static_cast<size_t>(listed++)] = static_cast<int32_t>(block);
-        }
     }
-    for (int64_t row = 1; row < parts; row++)
-        std::copy_n(host.block_index.begin(), listed, host.block_index.begin() + row * key_blocks);
-    host.block_count.assign(static_cast<size_t>(parts), static_cast<int32_t>(listed));
+    /* with top_k, what is always read stands first: two rounds, the second of candidates */
+    for (int round = 0; round < (s.plan_policy == TOP_K ? 2 : 1); round++)
+        for (int64_t slot = 0; slot < s.slots(); slot++) {
+            const int64_t past = host.held[static_cast<size_t>(slot)];
+            const bool always = s.plan_policy != TOP_K || is_sink(s, past) || past >= frame - 1;
+            if (past == EMPTY || always == (round == 1)) continue;
+            for (int64_t row = 0; row < parts; row++)
+                for (int64_t part = 0; part < parts; part++) {
+                    if (!reads(s, frame, past, row, part)) continue;
+                    auto &listed = host.block_count[static_cast<size_t>(row)];
+                    host.block_index[static_cast<size_t>(row * most + listed++)] =
+                        static_cast<int32_t>(slot * s.slot_blocks() + part);
+                    if (always) host.block_kept[static_cast<size_t>(row)] = listed;
+                }
+        }
 }
 
 double frequency(const Spec &s, int64_t i, int64_t pairs) {
@@ -152,6 +169,7 @@ void make_inputs(const Spec &s, uint64_t seed, int64_t frame, const float *actio
     in.sink_cosine = sink, in.sink_sine = sink + s.sink_frames * half;
     in.slot = &host.slot, in.block_index = host.block_index.data(), in.block_count = host.block_count.data();
     in.block_length = host.block_length.data();
+    in.block_kept = s.plan_policy == TOP_K ? host.block_kept.data() : nullptr;
 }
 
 } // namespace dreamloop

@@ -11,7 +11,7 @@ struct Host {
     Array<float> condition, turns, noise;
     int64_t slot = 0;
     std::vector<int64_t> held;
-    std::vector<int32_t> block_index, block_count, block_length;
+    std::vector<int32_t> block_index, block_count, block_length, block_kept;
 };
 
 /* Everything of `in` but ring, previous and x, for one player about to make `frame` (>= 1). */

@@ -25,6 +25,7 @@ enum { DREAMLOOP_F32, DREAMLOOP_BF16, DREAMLOOP_I8 };
  *
  * query, out   (B, H, T, D) float32                       stride: in floats, of B, H and T; that of D is 1
  * key, value   (B, H, key_blocks * block_tokens, D) float32
+ * narrow       0, or 1: rows of key and value are D int8 and then their float32 scale, strides in bytes
  * turned       NULL, or keys (turned_rows, D) contiguous that stand in for the first `turned_rows` keys: sinks,
  *              turned to their time at this pass; only where B = H = 1
  * block_index  (B or 1, H or 1, query_blocks, max_blocks) int32, contiguous: blocks in 0 .. key_blocks - 1
@@ -40,18 +41,19 @@ typedef struct {
     const float *query, *key, *value, *turned;
     float *out;
     int64_t turned_rows;
+    int narrow;
     int64_t query_stride[3], key_stride[3], value_stride[3], out_stride[3];
     const int32_t *block_index, *block_count, *block_length;
     float scale;
 } dreamloop_attention;
 
-/* Keys that are gathered at a time; an attention needs DREAMLOOP_TILE_KEYS * D floats of scratch. */
+/* Keys that are gathered at a time; an attention needs 3 * DREAMLOOP_TILE_KEYS * D floats of scratch. */
 enum { DREAMLOOP_TILE_KEYS = 64 };
 
 /* What a product does to its sums before it writes them. */
 enum { DREAMLOOP_PLAIN, DREAMLOOP_SILU, DREAMLOOP_GELU };
 /* What the second output of a product is: bits. */
-enum { DREAMLOOP_COPY_RELU = 1, DREAMLOOP_COPY_BF16 = 2 };
+enum { DREAMLOOP_COPY_RELU = 1, DREAMLOOP_COPY_BF16 = 2, DREAMLOOP_COPY_BYTES = 4 };
 
 /* A product of rows with packed weights, or a convolution as one; formula and layouts in product.cpp.
  * Row i stands at x = i % row_length, y = i / row_length; strides are in elements. */
@@ -76,6 +78,7 @@ typedef struct {
     int64_t out_x, out_y;
     void *copy; /* a second output, or NULL */
     int copy_kind;
+    float copy_inverse, copy_zero; /* bytes: value * copy_inverse + copy_zero in 0 .. 255 */
     int64_t copy_x, copy_y;
     /* instead of out and copy: 48 columns (4 rows, 4 pixels, RGB) as bytes, cropped to height and width */
     uint8_t *pixels;
@@ -106,9 +109,19 @@ typedef struct {
     /* out = x / scale + zero in 0 .. 255, with the scale and the zero that fit these values best; what is not
      * finite makes the scale NaN */
     void (*quantize)(const float *x, int64_t count, uint8_t *out, float *scale, int32_t *zero);
-    /* the highest of 0 and x, NaN where x holds one; and relu(x) * inverse in 0 .. 255 */
+    /* the highest of 0 and x, NaN where x holds one */
     float (*highest)(const float *x, int64_t count);
-    void (*quantize_relu)(const float *x, int64_t count, float inverse, uint8_t *out);
+    /* x * inverse + zero in 0 .. 255; with a zero of 0 it is relu as well */
+    void (*to_bytes)(const float *x, int64_t count, float inverse, float zero, uint8_t *out);
+    /* rows of `count` floats, a multiple of 8, to int8 and their scale behind them, and back; NaN where a value is not
+     * finite */
+    void (*to_narrow)(const float *x, int64_t rows, int64_t count, char *out);
+    void (*from_narrow)(const char *x, int64_t count, float *out);
+    /* the mean of rows of `count` floats */
+    void (*mean)(const float *x, int64_t rows, int64_t count, float *out);
+    /* out[i] = query . the mean key of block blocks[i]: row blocks[i] % slot_blocks of slot blocks[i] / slot_blocks */
+    void (*scores)(const float *query, int64_t head_size, const char *means, int64_t row_bytes, int64_t slot_bytes,
+                   int narrow, const int32_t *blocks, int64_t count, int64_t slot_blocks, float *out);
 } dreamloop_kernels;
 
 /* "portable", "avx2", "avx512", "avx512vnni". */

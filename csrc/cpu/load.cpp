@@ -89,18 +89,21 @@ void read_numbers(Reader &reader, Spec &s) {
     s.window_frames = n.next("window_frames", 1, 4096), s.sink_frames = n.next("sink_frames", 0, 64);
     s.dilated_frames = n.next("dilated_frames", 0, 1024), s.dilation = n.next("dilation", 0, 1024);
     s.max_age = n.next("max_age", 0, int64_t{1} << 40);
-    s.plan_policy = n.next("plan policy", 0, 1),
+    s.plan_policy = n.next("plan policy", 0, POLICIES - 1),
     s.plan_window_frames = n.next("plan window_frames", 0, int64_t{1} << 40);
     s.plan_block_tokens = n.next("block_tokens", 0, 4096);
     s.buttons = n.next("buttons", 0, 1024), s.axes = n.next("axes", 0, 1024),
-    s.starts = n.next("starts", 1, int64_t{1} << 30);
+    s.starts = n.next("starts", 1, int64_t{1} << 30), s.plan_top_blocks = n.next("top_blocks", 0, 65536);
 
     require(s.width % s.heads == 0 && s.head_size() % 8 == 0, "heads must divide width into multiples of 8");
     require(s.latent_height() % s.patch == 0 && s.latent_width() % s.patch == 0, "patch must divide the latent grid");
     require(s.plan_block_tokens <= s.tokens(), "block_tokens is above the tokens of a frame");
     require((s.dilated_frames == 0) == (s.dilation == 0) && s.dilation != 1, "dilated_frames and dilation do not fit");
     require(s.sink_frames == 0 || (s.max_age >= 1 && s.max_age <= 1000000), "max_age must be 1..1000000");
-    require((s.plan_policy == 1) == (s.plan_window_frames > 0), "plan policy and window_frames do not fit");
+    require((s.plan_policy == WINDOW || s.plan_policy == RADIAL) == (s.plan_window_frames > 0) &&
+                (s.plan_policy != RADIAL || s.plan_window_frames <= 4096),
+            "plan policy and window_frames do not fit");
+    require((s.plan_policy == TOP_K) == (s.plan_top_blocks > 0), "plan policy and top_blocks do not fit");
     require(s.actions() >= 1, "a world needs a button or an axis");
     /* each factor is below 2^21 or checked before it multiplies */
     const int64_t tokens = s.ring_tokens();
@@ -302,12 +305,14 @@ void read_dynamics(Weights &w, const Spec &s, Dynamics &d) {
 }
 
 /* In a lower precision the four products of each block and the decoder's 3x3 convolutions, but for the first,
- * are in that precision: nearly all of the work. What is left is in float32; so is the encoder, which runs once. */
+ * are in that precision: nearly all of the work. The modulation has many weights for a single row, so it takes as long
+ * as they take to be read: half as long in bf16. What is left is in float32; so is the encoder, which runs once. */
 void choose_formats(dreamloop_world &world) {
     const Spec &s = world.spec;
     world.dynamics.blocks.resize(static_cast<size_t>(s.layers));
     for (auto &block : world.dynamics.blocks)
         for (auto *layer : {&block.qkv, &block.out, &block.up, &block.down}) layer->format = world.precision;
+    if (world.precision != DREAMLOOP_F32) world.dynamics.modulation.format = DREAMLOOP_BF16;
     world.autoencoder.decoder.resize(static_cast<size_t>(s.stages));
     for (int64_t i = 0; i < s.stages; i++) {
         auto &blocks = world.autoencoder.decoder[static_cast<size_t>(i)].blocks;

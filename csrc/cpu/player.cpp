@@ -11,15 +11,16 @@ using dreamloop::require;
 
 struct dreamloop_state {
     dreamloop_world *world;
-    dreamloop::Array<float> ring, latent, next, mixed;
+    dreamloop::Array<char> ring;
+    dreamloop::Array<float> latent, next, mixed;
     std::vector<float> action;
     int64_t frame = 0;
     uint64_t seed = 0;
     dreamloop::Host host;
 
-    int64_t ring_size() const {
+    int64_t ring_bytes() const {
         const auto &s = world->spec;
-        return s.layers * 2 * s.heads * s.ring_tokens() * s.head_size();
+        return s.layers * 2 * s.heads * s.ring_tokens() * dreamloop::row_bytes(*world);
     }
 };
 
@@ -49,7 +50,7 @@ Header header_of(const dreamloop_state &state) {
 std::unique_ptr<dreamloop_state> empty_state(dreamloop_world *world) {
     auto state = std::make_unique<dreamloop_state>();
     state->world = world;
-    state->ring.at_least(state->ring_size());
+    state->ring.at_least(state->ring_bytes());
     for (auto *latent : {&state->latent, &state->next, &state->mixed}) latent->at_least(world->spec.latent_size());
     state->action.resize(static_cast<size_t>(world->spec.actions()));
     return state;
@@ -59,7 +60,8 @@ std::unique_ptr<dreamloop_state> empty_state(dreamloop_world *world) {
 void take_action(const float *action, dreamloop_state &state) {
     const auto &s = state.world->spec;
     for (int64_t i = 0; i < s.actions(); i++) {
-        require(!action || std::isfinite(action[i]), "action value " + std::to_string(i) + " is not finite");
+        require(!action || std::isfinite(action[i]),
+                [&] { return "action value " + std::to_string(i) + " is not finite"; });
         const float limit = i < s.buttons ? 1.0f : s.axis_limits[static_cast<size_t>(i - s.buttons)];
         const float lowest = i < s.buttons ? 0.0f : -limit;
         state.action[static_cast<size_t>(i)] = action ? std::min(std::max(action[i], lowest), limit) : 0.0f;
@@ -158,15 +160,15 @@ int dreamloop_copy_state(const dreamloop_state *from, dreamloop_state **to) {
         require(from && to, "copy_state needs a state, and a place for the copy");
         auto made = empty_state(from->world);
         made->frame = from->frame, made->seed = from->seed;
-        std::copy_n(from->ring.get(), from->ring_size(), made->ring.get());
+        std::copy_n(from->ring.get(), from->ring_bytes(), made->ring.get());
         std::copy_n(from->latent.get(), from->world->spec.latent_size(), made->latent.get());
         *to = made.release();
     });
 }
 
 int64_t dreamloop_state_bytes(const dreamloop_state *state) {
-    const int64_t floats = state->ring_size() + state->world->spec.latent_size();
-    return static_cast<int64_t>(sizeof(Header)) + floats * static_cast<int64_t>(sizeof(float));
+    const int64_t latent = state->world->spec.latent_size() * static_cast<int64_t>(sizeof(float));
+    return static_cast<int64_t>(sizeof(Header)) + latent + state->ring_bytes();
 }
 
 int dreamloop_save_state(const dreamloop_state *state, void *bytes, int64_t size) {
@@ -178,7 +180,7 @@ int dreamloop_save_state(const dreamloop_state *state, void *bytes, int64_t size
         std::memcpy(to, &header, sizeof header);
         std::memcpy(to + sizeof header, state->latent.get(), latent);
         std::memcpy(to + sizeof header + latent, state->ring.get(),
-                    static_cast<size_t>(state->ring_size()) * sizeof(float));
+                    static_cast<size_t>(state->ring_bytes()));
     });
 }
 
@@ -201,7 +203,7 @@ int dreamloop_load_state(dreamloop_state *state, const void *bytes, int64_t size
         const auto latent = static_cast<size_t>(state->world->spec.latent_size()) * sizeof(float);
         const auto *from = static_cast<const char *>(bytes) + sizeof header;
         std::memcpy(state->latent.get(), from, latent);
-        std::memcpy(state->ring.get(), from + latent, static_cast<size_t>(state->ring_size()) * sizeof(float));
+        std::memcpy(state->ring.get(), from + latent, static_cast<size_t>(state->ring_bytes()));
         state->frame = header.frame, state->seed = header.seed;
     });
 }

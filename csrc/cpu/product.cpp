@@ -1,7 +1,8 @@
 /* Rows times packed weights: every linear layer and, as an implicit product, every convolution.
  *
  *     sum[i, n] = sum over taps p, elements k of a[i, p, k] w[p, k, n]
- *     out[i, n] = activation(sum[i, n] + bias[n]) * gate[n] + residual[i, n]       copy[i, n] = relu(out[i, n])
+ *     out[i, n] = activation(sum[i, n] + bias[n]) * gate[n] + residual[i, n]
+ *     copy      = out again, after relu, in bf16, or as bytes of a scale that is known beforehand
  *
  *     a        row i stands at a + (i / row_length) a_y + (i % row_length) a_x; tap p adds taps[p]. A linear layer
  *              has one tap at 0. A 3x3 convolution over channels-last pixels, in a buffer with a border of
@@ -25,6 +26,8 @@
 
 #if defined(__AVX512BF16__) || defined(__AVX2__) || defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h> /* the portable tier's registers of 4 floats are NEON there */
 #endif
 
 enum : int64_t { TILE_ROWS = WIDTH == 16 ? 10 : 6, PANEL = 2 * WIDTH };
@@ -85,6 +88,9 @@ INLINE ivec multiply_pairs(ivec a, ivec b) {
     return (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
     return (ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    const int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
+    return (ivec)vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
 #else
     return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
@@ -157,23 +163,34 @@ template <int R, int N> static void sums(int rows, const call_t *call, const cha
 
 /* -- what becomes of the sums ----------------------------------------------------------------------- */
 
-INLINE vec finished(const call_t *call, vec sum, int64_t row, int64_t player, int64_t column, int64_t count) {
+/* What a register of columns brings along; loaded once for all rows of a tile that belong to one player. */
+typedef struct {
+    ivec sum;
+    vec scale, bias, gate;
+} columns_t;
+
+INLINE void of_player(const call_t *call, int64_t player, int64_t column, int64_t count, columns_t *to) {
+    if (call->bias) to->bias = load_part(call->bias + player * call->bias_step + column, count);
+    if (call->gate) to->gate = load_part(call->gate + player * call->gate_step + column, count);
+}
+
+INLINE vec finished(const call_t *call, vec sum, const columns_t *columns, int32_t zero, float scale) {
     if (call->format == DREAMLOOP_I8) {
-        const int64_t place = row * call->row_step;
-        const ivec exact = (ivec)sum - (ivec)load_part(call->column_sum + column, count) * call->row_zero[place];
-        const vec unit = load_part(call->column_scale + column, count) * call->row_scale[place];
-        sum = __builtin_convertvector(exact, vec) * unit;
+        const ivec exact = (ivec)sum - columns->sum * zero;
+        sum = __builtin_convertvector(exact, vec) * (columns->scale * scale);
     }
-    if (call->bias) sum += load_part(call->bias + player * call->bias_step + column, count);
+    if (call->bias) sum += columns->bias;
     if (call->activation == DREAMLOOP_SILU) sum = silu(sum);
     if (call->activation == DREAMLOOP_GELU) sum = gelu_tanh(sum);
-    if (call->gate) sum *= load_part(call->gate + player * call->gate_step + column, count);
+    if (call->gate) sum *= columns->gate;
     return sum;
 }
 
 INLINE void write_copy(const call_t *call, vec value, int64_t place, int64_t count) {
     if (call->copy_kind & DREAMLOOP_COPY_RELU) value = value < 0.0f ? vec{} : value;
-    if (call->copy_kind & DREAMLOOP_COPY_BF16) store_bf16((uint16_t *)call->copy + place, value, count);
+    if (call->copy_kind & DREAMLOOP_COPY_BYTES)
+        store_bytes((uint8_t *)call->copy + place, value * call->copy_inverse + call->copy_zero, count);
+    else if (call->copy_kind & DREAMLOOP_COPY_BF16) store_bf16((uint16_t *)call->copy + place, value, count);
     else store_part((float *)call->copy + place, value, count);
 }
 
@@ -205,6 +222,8 @@ extern "C" void ENTRY(dreamloop_product)(const call_t *call, int64_t first, int6
         const int rows = (int)(end - begin);
         const char *row[TILE_ROWS];
         int64_t x[TILE_ROWS], y[TILE_ROWS], player[TILE_ROWS];
+        int32_t zero[TILE_ROWS] = {};
+        float scale[TILE_ROWS] = {};
         /* divided once a tile: a division costs as much as a dozen products */
         int64_t next_x = begin % call->row_length, next_y = begin / call->row_length;
         int64_t owner = begin / call->player_rows, until = (owner + 1) * call->player_rows;
@@ -213,6 +232,8 @@ extern "C" void ENTRY(dreamloop_product)(const call_t *call, int64_t first, int6
             x[r] = next_x, y[r] = next_y, player[r] = owner;
             row[r] = (const char *)call->a + item * (next_y * call->a_y + next_x * call->a_x);
             if (++next_x == call->row_length) next_x = 0, next_y++;
+            if (call->format != DREAMLOOP_I8) continue;
+            zero[r] = call->row_zero[(begin + r) * call->row_step], scale[r] = call->row_scale[(begin + r) * call->row_step];
         }
         for (int64_t panel = first_panel; panel < last_panel; panel++) {
             const int64_t column = panel * PANEL, left = call->columns - column;
@@ -220,10 +241,16 @@ extern "C" void ENTRY(dreamloop_product)(const call_t *call, int64_t first, int6
             const char *weights = (const char *)call->weights + item * column * call->tap_count * call->depth;
             if (columns > WIDTH) sums<TILE_ROWS, 2>(rows, call, row, weights, tile);
             else sums<TILE_ROWS, 1>(rows, call, row, weights, tile);
-            for (int r = 0; r < rows; r++)
-                for (int64_t n = 0; n < columns; n += WIDTH) {
-                    const int64_t count = columns - n < WIDTH ? columns - n : int64_t{WIDTH}, at = column + n;
-                    vec value = finished(call, tile[r * 2 + n / WIDTH], begin + r, player[r], at, count);
+            for (int64_t n = 0; n < columns; n += WIDTH) {
+                const int64_t count = columns - n < WIDTH ? columns - n : int64_t{WIDTH}, at = column + n;
+                columns_t own = {};
+                if (call->format == DREAMLOOP_I8)
+                    own.sum = (ivec)load_part(call->column_sum + at, count),
+                    own.scale = load_part(call->column_scale + at, count);
+                of_player(call, player[0], at, count, &own);
+                for (int r = 0; r < rows; r++) {
+                    if (r > 0 && player[r] != player[r - 1]) of_player(call, player[r], at, count, &own);
+                    vec value = finished(call, tile[r * 2 + n / WIDTH], &own, zero[r], scale[r]);
                     if (call->pixels) {
                         store_part(whole[r] + at, value, count);
                         continue;
@@ -233,6 +260,7 @@ extern "C" void ENTRY(dreamloop_product)(const call_t *call, int64_t first, int6
                     if (call->out) store_part(call->out + place, value, count);
                     if (call->copy) write_copy(call, value, y[r] * call->copy_y + x[r] * call->copy_x + at, count);
                 }
+            }
         }
         if (call->pixels)
             for (int r = 0; r < rows; r++) write_pixels(call, whole[r], x[r], y[r]);

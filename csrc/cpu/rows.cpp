@@ -9,6 +9,9 @@
  *     quantize   scale = (highest - lowest) / 255, zero = -lowest / scale, out = x / scale + zero      both ends take
  *                in 0, so the tail of GELU below it costs one bit at most; scale and zero belong to this row alone
  *
+ *     to_narrow  scale = the largest |x| / 127, out = x / scale           one scale a row, written behind it
+ *     scores     out = query . mean key                                   of the blocks that top_k chooses among
+ *
  * A sum of squares runs over the lanes of one register and is then added up lane by lane: its order hangs on the
  * tier and the width alone.
  */
@@ -100,6 +103,62 @@ extern "C" float ENTRY(dreamloop_highest)(const float *x, int64_t count) {
     return highest;
 }
 
-extern "C" void ENTRY(dreamloop_quantize_relu)(const float *x, int64_t count, float inverse, uint8_t *out) {
-    for (int64_t i = 0; i < count; i += WIDTH) store_bytes(out + i, load_part(x + i, count - i) * inverse, count - i);
+extern "C" void ENTRY(dreamloop_to_bytes)(const float *x, int64_t count, float inverse, float zero, uint8_t *out) {
+    for (int64_t i = 0; i < count; i += WIDTH)
+        store_bytes(out + i, load_part(x + i, count - i) * inverse + zero, count - i);
+}
+
+/* Loops over single values: the compiler makes vectors of them, and a head has few. */
+extern "C" void ENTRY(dreamloop_to_narrow)(const float *x, int64_t rows, int64_t count, char *out) {
+    for (int64_t row = 0; row < rows; row++, x += count, out += count + 4) {
+        float largest = 0, poison = 0;
+        for (int64_t i = 0; i < count; i++) {
+            const float size = __builtin_fabsf(x[i]);
+            largest = size > largest ? size : largest;
+            poison += x[i] * 0.0f; /* NaN where a value is not finite */
+        }
+        const float scale = largest / 127.0f + poison;
+        const float inverse = largest > 0 && poison == 0 ? 127.0f / largest : 0.0f;
+        for (int64_t i = 0; i < count; i++) {
+            const float level = poison == 0 ? x[i] * inverse : 0.0f;
+            out[i] = (char)(int8_t)((level + 12582912.0f) - 12582912.0f); /* to the nearest */
+        }
+        __builtin_memcpy(out + count, &scale, 4);
+    }
+}
+
+extern "C" void ENTRY(dreamloop_from_narrow)(const char *x, int64_t count, float *out) {
+    float scale;
+    __builtin_memcpy(&scale, x + count, 4);
+    for (int64_t i = 0; i < count; i++) out[i] = (float)(int8_t)x[i] * scale;
+}
+
+extern "C" void ENTRY(dreamloop_mean)(const float *x, int64_t rows, int64_t count, float *out) {
+    for (int64_t i = 0; i < count; i++) out[i] = x[i];
+    for (int64_t row = 1; row < rows; row++)
+        for (int64_t i = 0; i < count; i++) out[i] += x[row * count + i];
+    for (int64_t i = 0; i < count; i++) out[i] /= (float)rows;
+}
+
+extern "C" void ENTRY(dreamloop_scores)(const float *query, int64_t head_size, const char *means, int64_t row_bytes,
+                                        int64_t slot_bytes, int narrow, const int32_t *blocks, int64_t count,
+                                        int64_t slot_blocks, float *out) {
+    typedef float eight __attribute__((vector_size(32)));
+    for (int64_t n = 0; n < count; n++) {
+        const uint32_t block = (uint32_t)blocks[n], slot = block / (uint32_t)slot_blocks;
+        const char *row = means + slot * slot_bytes + (block - slot * (uint32_t)slot_blocks) * row_bytes;
+        eight sums = {};
+        for (int64_t i = 0; i < head_size; i += 8) { /* a head is a multiple of 8 */
+            eight key;
+            if (narrow)
+                for (int lane = 0; lane < 8; lane++) key[lane] = (float)(int8_t)row[i + lane];
+            else __builtin_memcpy(&key, row + 4 * i, sizeof key);
+            eight part;
+            __builtin_memcpy(&part, query + i, sizeof part);
+            sums += part * key;
+        }
+        float scale = 1;
+        if (narrow) __builtin_memcpy(&scale, row + head_size, 4);
+        out[n] = (((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))) * scale;
+    }
 }

@@ -59,13 +59,16 @@ private:
 
 constexpr int MOST_STAGES = 5, MOST_PASSES = 64;
 
+/* Policies of a plan, in the order of PLAN_POLICIES in core/spec.py; core/plan.py says what each is. */
+enum { DENSE, WINDOW, RADIAL, TOP_K, POLICIES };
+
 /* The numbers of a world: core/spec.py. */
 struct Spec {
     int64_t frame_height, frame_width, latent_channels, stages;
     int64_t widths[MOST_STAGES], encoder_blocks[MOST_STAGES], decoder_blocks[MOST_STAGES];
     int64_t width, layers, heads, mlp_width, patch, passes;
     int64_t window_frames, sink_frames, dilated_frames, dilation, max_age;
-    int64_t plan_policy, plan_window_frames, plan_block_tokens;
+    int64_t plan_policy, plan_window_frames, plan_block_tokens, plan_top_blocks;
     int64_t buttons, axes, starts;
     double fps, rope_base, sigmas[MOST_PASSES];
     std::vector<float> axis_limits;
@@ -83,7 +86,11 @@ struct Spec {
     int64_t head_size() const { return width / heads; }
     int64_t block_tokens() const { return plan_block_tokens ? plan_block_tokens : tokens(); }
     int64_t blocks() const { return (tokens() + block_tokens() - 1) / block_tokens(); }
-    int64_t tokens_padded() const { return blocks() * block_tokens(); }
+    /* with top_k, room for one mean key of each block behind the blocks of a slot */
+    int64_t slot_blocks() const {
+        return blocks() + (plan_policy == TOP_K ? (blocks() + block_tokens() - 1) / block_tokens() : 0);
+    }
+    int64_t tokens_padded() const { return slot_blocks() * block_tokens(); }
     int64_t slots() const { return sink_frames + dilated_frames + window_frames; }
     int64_t ring_tokens() const { return slots() * tokens_padded(); }
     int64_t condition_size() const { return actions() + 3 * 8; } /* three levels of eight features */
@@ -126,6 +133,21 @@ struct Autoencoder {
     Array<float> mean, deviation;
 };
 
+/* Static scales of int8: the range of the input of each product of each block, and the highest value of each image of
+ * the decoder, in the order in which they come. `calibrate` finds them; until then `known` is false and every scale is
+ * made anew at every frame. */
+struct Ranges {
+    struct Range {
+        float low = 0, high = 0, scale = 1, inverse = 1;
+        int32_t zero = 0;
+    };
+    std::vector<Range> rows;   /* layer * INPUTS + input */
+    std::vector<float> images;
+    size_t image = 0; /* of `images`, the one that the decoder makes next */
+    bool watching = false, known = false;
+};
+enum { QKV_INPUT, OUT_INPUT, UP_INPUT, DOWN_INPUT, INPUTS };
+
 /* Channels-last pixels in a border of one zero pixel. */
 template <typename T> struct Image {
     Array<T> memory;
@@ -159,8 +181,11 @@ struct StageBuffers {
 
 /* Buffers of a pass; they grow to the largest batch seen. */
 struct PassBuffers {
-    Array<float> tokens, h, normal, qkv, query, turned, attended, up, output, scratch;
-    Array<char> narrow; /* rows in bf16 or int8, as the next product reads them */
+    Array<float> tokens, h, normal, qkv, query, turned, attended, up, output, scratch, fresh;
+    Array<float> mean_query, mean_scores;                /* top_k: per head of a player */
+    Array<int32_t> chosen, chosen_count;
+    Array<uint16_t> silu_bf16;
+    Array<char> narrow, narrow_up; /* rows in bf16 or int8, as the next product reads them; narrow_up: of the MLP */
     Array<float> row_scale;
     Array<int32_t> row_zero;
     Array<float> action, condition, silu, modulation, combined, final_table;
@@ -171,7 +196,10 @@ struct PassBuffers {
 /* The handle of the C interface. */
 struct dreamloop_world {
     dreamloop::Spec spec;
-    int tier = 0, precision = DREAMLOOP_F32;
+    int tier = 0, precision = DREAMLOOP_F32; /* precision: the format of the products */
+    bool static_scales = false, narrow_ring = false;
+    const char *precision_name = "fp32";
+    double operation_seconds[DREAMLOOP_OPERATIONS] = {}; /* of the last pass */
     const dreamloop_kernels *kernels = nullptr;
     std::unique_ptr<dreamloop::Pool> pool;
     dreamloop::Dynamics dynamics;
@@ -181,6 +209,7 @@ struct dreamloop_world {
     std::vector<dreamloop::StageBuffers> decoder, encoder;
     dreamloop::Image<float> decoder_input, encoder_input;
     dreamloop::Array<float> encoded;
+    dreamloop::Ranges ranges;
     uint8_t identity[32] = {}; /* SHA-256 of the world that was packed */
 };
 
@@ -193,6 +222,20 @@ void load(dreamloop_world &world, const uint8_t *bytes, int64_t size);
 void pass(dreamloop_world &world, const dreamloop_pass_inputs &inputs, float *z);
 void decode(dreamloop_world &world, const float *latent, uint8_t *pixels, int64_t row_bytes);
 void encode(dreamloop_world &world, const uint8_t *pixels, int64_t row_bytes, float *latent);
+
+/* choice.cpp: top_k. The mean keys of this frame, whose rows lie at `fresh` (T, D), into slot `slot` of `keys`, one
+ * head's part of a layer of the ring; then the lists of `call` become the choice of its queries. `task` owns a part of
+ * the buffers. */
+void choose_blocks(dreamloop_world &world, const dreamloop_pass_inputs &in, int64_t task, int64_t list,
+                   const float *fresh, int64_t slot, char *keys, dreamloop_attention &call);
+
+/* calibrate.cpp: plays the world by itself and fixes the ranges of int8. */
+void calibrate(dreamloop_world &world);
+
+/* Bytes of one row of the ring: D floats, or D int8 and the float32 scale of the row. */
+inline int64_t row_bytes(const dreamloop_world &world) {
+    return world.narrow_ring ? world.spec.head_size() + 4 : 4 * world.spec.head_size();
+}
 
 /* limit.cpp: operations a second of products in `format`, on all threads of the world. */
 double measure_limit(dreamloop_world &world, int format);

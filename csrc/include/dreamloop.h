@@ -33,7 +33,9 @@ typedef struct dreamloop_world dreamloop_world;
 
 /* Zeros stand for the default. threads: 1 to 64, by default 2, or 1 where there is one core; tier: "portable",
  * "avx2", "avx512", "avx512vnni", by default the environment variable DREAMLOOP_ISA, else the fastest that runs
- * here; precision: "fp32" (default), "bf16", "int8". */
+ * here; precision: "fp32" (default), "bf16", "int8"; "int8-static" plays the world by itself when it is opened and keeps
+ * the scales that it finds there, instead of making them anew at every frame; "int8-kv8" has keys and values in int8;
+ * "int8-static-kv8" both. */
 typedef struct {
     int threads;
     const char *tier;
@@ -52,7 +54,9 @@ void dreamloop_close(dreamloop_world *world);
 typedef struct {
     int64_t frame_height, frame_width, actions, buttons, starts;
     int64_t latent_channels, latent_height, latent_width;
-    int64_t layers, heads, head_size, tokens, slots, tokens_padded, block_tokens, sink_frames, passes;
+    int64_t layers, heads, head_size, tokens, slots, tokens_padded, block_tokens, query_blocks, sink_frames, passes;
+    int64_t top_blocks;     /* above 0: the plan is top_k */
+    int64_t ring_row_bytes; /* 4 D; with keys and values in int8, D + 4 */
     double fps;
     int threads;
     const char *tier, *precision;
@@ -96,21 +100,22 @@ int dreamloop_load_state(dreamloop_state *state, const void *bytes, int64_t size
 /* One pass of the network for B players, with everything that the host makes for it (models/core/conditioning.py
  * says what each is), all contiguous float32 unless stated:
  *
- * ring         (L, 2, B, H, S * T_padded, D), read and written in place
+ * ring         (L, 2, B, H, S * T_padded, D), read and written in place; rows of ring_row_bytes
  * previous, x  (B, C, latent height, latent width)
  * action       (B, A)          condition    (B, A + 24)
  * cosine, sine, store_cosine, store_sine    (B, T, D/2)
  * sink_cosine, sink_sine       (B, sinks, D/2)
  * slot         (B) int64
  * block_index  (B or 1, H or 1, query_blocks, max_blocks) int32; block_count, block_length: see csrc/cpu/kernels.h
+ * block_kept   as block_count, where the plan is top_k, else NULL: how many blocks of a list are read in any case
  */
 typedef struct {
     int64_t batch;
-    float *ring;
+    void *ring;
     const float *previous, *x, *action, *condition;
     const float *cosine, *sine, *store_cosine, *store_sine, *sink_cosine, *sink_sine;
     const int64_t *slot;
-    const int32_t *block_index, *block_count, *block_length;
+    const int32_t *block_index, *block_count, *block_length, *block_kept;
     int64_t list_players, list_heads, length_players, max_blocks;
 } dreamloop_pass_inputs;
 
@@ -126,6 +131,13 @@ int dreamloop_encode(dreamloop_world *world, const uint8_t *pixels, int64_t row_
 /* Operations a second (a multiplication and an addition are two) that the world's threads reach together in products
  * of "fp32", "bf16" or "int8" that stay in the caches: the limit that a frame's time can be compared with. */
 int dreamloop_measure_limit(dreamloop_world *world, const char *precision, double *operations);
+
+/* What a pass does, in its order, and the seconds that each took in the last pass of the world, all layers together:
+ * where the milliseconds of a frame go. `attention` has the norms and turns of queries and keys in it, `narrow` makes
+ * bytes or bf16 of rows. The name is NULL where there is none. */
+enum { DREAMLOOP_OPERATIONS = 10 };
+const char *dreamloop_operation_name(int operation);
+double dreamloop_operation_seconds(const dreamloop_world *world, int operation);
 
 #ifdef __cplusplus
 }

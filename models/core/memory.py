@@ -61,12 +61,12 @@ def slot_frames(memory: MemorySpec, frame: int) -> np.ndarray:
                 held[memory.sink_frames + multiple % memory.dilated_frames] = multiple * memory.dilation
     first_window = memory.sink_frames + memory.dilated_frames
     rank = _windowed_before(memory, frame)
-    past, found = frame - 1, 0
-    while past > memory.sink_frames and found < memory.window_frames:
-        if not (memory.dilation and past % memory.dilation == 0):
-            found += 1
-            held[first_window + (rank - found) % memory.window_frames] = past
-        past -= 1
+    count = min(rank, memory.window_frames)
+    beside = count // (memory.dilation - 1) + 2 if memory.dilation else 0  # at most so many dilated ones in between
+    past = np.arange(frame - 1, max(frame - 1 - count - beside, memory.sink_frames), -1)
+    if memory.dilation:
+        past = past[past % memory.dilation != 0]
+    held[first_window + (rank - 1 - np.arange(count)) % memory.window_frames] = past[:count]
     return held
 
 

@@ -6,8 +6,8 @@
     32 bytes    the world's hash (SHA-256)
     64 int64    frame height and width, latent channels, stages, then five places each for widths, encoder blocks
                 and decoder blocks; width, layers, heads, MLP width, patch, passes; window, sinks, dilated frames,
-                dilation, max_age; plan policy (0 dense, 1 window), its window, its block tokens; buttons, axes,
-                start frames; zeros
+                dilation, max_age; plan policy (its place in `PLAN_POLICIES`), its window, its block tokens; buttons,
+                axes, start frames; top_blocks; zeros
     float64     fps, rope_base, each sigma, each axis limit
     text        the names of buttons and axes, UTF-8, each ended by a newline; zeros up to a multiple of 8 bytes
     float32     every tensor of `weight_shapes`, in its order
@@ -27,18 +27,15 @@ from pathlib import Path
 import numpy as np
 
 from dreamloop.models.core.errors import WorldError
-from dreamloop.models.core.spec import WorldSpec, weight_shapes
+from dreamloop.models.core.spec import PLAN_POLICIES, WorldSpec, weight_shapes
 from dreamloop.models.core.world import World, load_world
 
 MAGIC = b"DREAMLP1"
 NUMBERS, MOST_STAGES = 64, 5
-POLICIES = ("dense", "window")
 
 
 def _numbers(spec: WorldSpec, starts: int) -> np.ndarray:
     a, d, m, p = spec.autoencoder, spec.dynamics, spec.memory, spec.plan
-    if p.policy not in POLICIES:
-        raise WorldError(f"plan policy {p.policy} cannot be packed; known: {', '.join(POLICIES)}")
 
     def five(values: tuple[int, ...]) -> list[int]:
         return [*values, *[0] * (MOST_STAGES - len(values))]
@@ -47,8 +44,8 @@ def _numbers(spec: WorldSpec, starts: int) -> np.ndarray:
                *five(a.widths), *five(a.encoder_blocks), *five(a.decoder_blocks),
                d.width, d.layers, d.heads, d.mlp_width, d.patch, len(d.sigmas),
                m.window_frames, m.sink_frames, m.dilated_frames, m.dilation, m.max_age,
-               POLICIES.index(p.policy), p.window_frames, p.block_tokens,
-               len(spec.actions.buttons), len(spec.actions.axes), starts]
+               PLAN_POLICIES.index(p.policy), p.window_frames, p.block_tokens,
+               len(spec.actions.buttons), len(spec.actions.axes), starts, p.top_blocks]
     return np.array([*numbers, *[0] * (NUMBERS - len(numbers))], "<i8")
 
 

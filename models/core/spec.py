@@ -27,6 +27,7 @@ PIXEL_SHUFFLE = 4  # the autoencoder never convolves above a quarter of the fram
 LEVEL_FEATURES = 8  # sines and cosines that describe one level in [0, 1]; see core/conditioning.py
 MAX_RING_BYTES = 64 << 30  # of float32 keys and values, for one player
 MAX_PLAN_BYTES = 256 << 20  # of block lists, for one player
+PLAN_POLICIES = ("dense", "window", "radial", "top_k")
 LEVELS = ("noise_level", "step_size", "history_noise")
 
 
@@ -203,19 +204,26 @@ class MemorySpec:
 
 @dataclass(frozen=True)
 class PlanSpec:
-    """Which of the visible blocks a query block reads. policy: `dense` or `window`.
-    window_frames: for `window`, the largest age read (sinks are always read).
-    block_tokens: tokens of a key block; 0 means the whole frame is one block."""
+    """Which of the visible blocks a query block reads: core/plan.py says what each policy is.
+    window_frames: for `window` the largest age read, for `radial` the largest age read whole.
+    block_tokens: tokens of a key block; 0 means the whole frame is one block.
+    top_blocks: for `top_k`, how many blocks are read besides those that always are."""
 
     policy: str = "dense"
     window_frames: int = 0
     block_tokens: int = 0
+    top_blocks: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.policy in ("dense", "window"), f"plan: policy {self.policy!r} must be dense or window")
+        _require(self.policy in PLAN_POLICIES, f"plan: policy {self.policy!r} must be {' or '.join(PLAN_POLICIES)}")
         _require(0 <= self.block_tokens <= 4096, f"plan: block_tokens={self.block_tokens} must be 0..4096")
-        _require((self.policy == "window") == (self.window_frames > 0),
-                 f"plan: window_frames={self.window_frames} must be above 0 for policy window, and 0 for the others")
+        _require((self.policy in ("window", "radial")) == (self.window_frames > 0),
+                 f"plan: window_frames={self.window_frames} must be above 0 for policies window and radial, "
+                 "and 0 for the others")
+        _require(self.policy != "radial" or self.window_frames <= 4096,
+                 f"plan: window_frames={self.window_frames} of policy radial must be 1..4096")
+        _require(0 <= self.top_blocks <= 65536 and (self.policy == "top_k") == (self.top_blocks > 0),
+                 f"plan: top_blocks={self.top_blocks} must be 1..65536 for policy top_k, and 0 for the others")
 
 
 @dataclass(frozen=True)
@@ -294,9 +302,15 @@ class WorldSpec:
         return -(-self.tokens // self.block_tokens)
 
     @property
+    def slot_blocks(self) -> int:
+        """Blocks of a slot: those of its frame, then, with `top_k`, room for one mean key of each."""
+        pools = -(-self.blocks_per_frame // self.block_tokens) if self.plan.policy == "top_k" else 0
+        return self.blocks_per_frame + pools
+
+    @property
     def tokens_padded(self) -> int:
-        """T padded up to whole blocks: the stride of a slot in the ring."""
-        return self.blocks_per_frame * self.block_tokens
+        """T padded up to whole blocks, and with `top_k` the mean keys behind them: the stride of a slot in the ring."""
+        return self.slot_blocks * self.block_tokens
 
     @property
     def token_channels(self) -> int:

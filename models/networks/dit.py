@@ -173,11 +173,12 @@ class SequenceGeometry:
         times = np.arange(first, first + frames)
         space = conditioning.space_angles(spec)
         self.cos, self.sin = tensors(conditioning.time_angles(spec, times)[:, None] + space)
-        seen = frame_mask(spec.memory, spec.plan, first, frames)
+        parts = spec.blocks_per_frame
+        seen = frame_mask(spec.memory, spec.plan, first, frames, parts)
         self.sinks = max(min(spec.memory.sink_frames - first + 1, frames), 0)
         self.sink_offset = first - 1
-        t = spec.tokens
-        self.mask = torch.from_numpy(seen.repeat(t, 0).repeat(t, 1)).to(device)
+        block = (np.arange(frames)[:, None] * parts + np.arange(spec.tokens) // spec.block_tokens).reshape(-1)
+        self.mask = torch.from_numpy(seen[block][:, block]).to(device)
         if self.sinks:
             turned = np.stack([conditioning.sink_times(spec, int(time)) for time in times])
             turned = turned[:, self.sink_offset : self.sink_offset + self.sinks]

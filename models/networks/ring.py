@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamloop.models.core.conditioning import PassInputs
+from dreamloop.models.core.plan import Plan
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.dit import rotate
 
@@ -33,8 +34,13 @@ class RingPass:
         self.sink_cos, self.sink_sin = (tensor(a)[:, None, :, None] for a in (inputs.sink_cos, inputs.sink_sin))
         stride = spec.tokens_padded
         self.rows = [slice(int(s) * stride, int(s) * stride + spec.tokens) for s in inputs.slot]
-        rows = inputs.plan.token_mask().repeat(spec.block_tokens, axis=2)[:, :, : spec.tokens]
-        self.mask = torch.from_numpy(rows).to(device)
+        self.plan = inputs.plan
+        self.mask = self._mask(inputs.plan)
+
+    def _mask(self, plan: Plan) -> Tensor:
+        """The plan over tokens, (B, 1 or H, T, S * T_padded) bool."""
+        rows = plan.token_mask().repeat(self.spec.block_tokens, axis=2)[:, :, : self.spec.tokens]
+        return torch.from_numpy(rows).to(self.ring.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v: (B, H, 1, T, D), normalised, not rotated -> (B, H, 1, T, D)."""
@@ -43,10 +49,32 @@ class RingPass:
         for player, rows in enumerate(self.rows):
             keys[player, :, rows] = stored[player]
             values[player, :, rows] = v[player, :, 0]
+        query = rotate(q, self.cos, self.sin)[:, :, 0].to(keys.dtype)
+        mask = self.mask if self.plan.block_kept is None else self._mask(self._chosen(keys, stored, query))
         sinks = self.spec.memory.sink_frames * self.spec.tokens_padded
         if sinks:
             old = keys[:, :, :sinks].unflatten(2, (self.spec.memory.sink_frames, -1))
             turned = rotate(old, self.sink_cos, self.sink_sin).flatten(2, 3).to(keys.dtype)
             keys = torch.cat([turned, keys[:, :, sinks:]], dim=2)
-        query = rotate(q, self.cos, self.sin)[:, :, 0].to(keys.dtype)
-        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=self.mask)[:, :, None]
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)[:, :, None]
+
+    def _chosen(self, keys: Tensor, stored: Tensor, query: Tensor) -> Plan:
+        """top_k: the mean keys of this frame into its slot, then what the mean queries choose of all of them.
+
+        keys: (B, H, S * T_padded, D) of the ring; stored, query: (B, H, T, D) of this frame, rotated.
+        """
+        spec, parts = self.spec, self.spec.blocks_per_frame
+        means = block_means(stored, spec.block_tokens)
+        for player, rows in enumerate(self.rows):
+            first = rows.start + parts * spec.block_tokens
+            keys[player, :, first : first + parts] = means[player].to(keys.dtype)
+        slots = keys.unflatten(2, (spec.memory.slots, -1))
+        pooled = slots[:, :, :, parts * spec.block_tokens :][:, :, :, :parts].to(stored.dtype)
+        scores = torch.einsum("bhqd,bhskd->bhqsk", block_means(query.to(stored.dtype), spec.block_tokens), pooled)
+        scores = functional.pad(scores, (0, spec.slot_blocks - parts)).flatten(3)
+        return self.plan.select(scores.detach().double().cpu().numpy(), spec.plan.top_blocks)
+
+
+def block_means(x: Tensor, block_tokens: int) -> Tensor:
+    """Means over the blocks of a frame, the last one over its tail: (B, H, T, D) -> (B, H, blocks, D)."""
+    return torch.stack([block.mean(dim=2) for block in x.split(block_tokens, dim=2)], dim=2)

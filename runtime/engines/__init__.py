@@ -47,6 +47,7 @@ BACKENDS = {b.name: b for b in (
     Backend("torch", "dreamloop.runtime.engines.torch_engine", "TorchEngine", ("torch",), "train"),
 )}
 AUTO_ORDER = ("native", "onnxruntime", "torch")
+CHOOSING = ("native", "torch")  # engines that run the plan top_k
 ENGINE_NAMES = ("native", "triton", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
@@ -78,9 +79,11 @@ def engine_status(name: str) -> EngineStatus:
 def _native_status() -> EngineStatus:
     if reason := kernels.available():
         return EngineStatus("native", False, reason)
+    from dreamloop.runtime.engines.native_engine import PRECISIONS
     try:
         return EngineStatus("native", True, f"compiled kernels, instruction tier {kernels.instruction_tier()} of "
-                                            f"{', '.join(kernels.instruction_tiers())}")
+                                            f"{', '.join(kernels.instruction_tiers())}; precision "
+                                            f"{', '.join(PRECISIONS)}")
     except EngineError as error:  # DREAMLOOP_ISA names a tier that cannot run here
         return EngineStatus("native", False, str(error))
 
@@ -89,6 +92,9 @@ def _open(world: World, name: str, precision: str | None, threads: int | None) -
     status = engine_status(name)
     if not status.available:
         raise EngineError(f"engine {name} is not available: {status.reason}")
+    if world.spec.plan.policy == "top_k" and name not in CHOOSING:
+        raise EngineError(f"engine {name} cannot choose blocks while it plays, as the plan top_k of world {world.name} "
+                          f"asks; {', '.join(CHOOSING)} can")
     backend = BACKENDS[name]
     kind = getattr(importlib.import_module(backend.module), backend.class_name)
     options = {} if precision is None else {"precision": precision}

@@ -90,6 +90,8 @@ class CompiledTorchEngine(TorchEngine):
 
     def __init__(self, world: World, precision: str = "fp32", threads: int | None = None, device: str = "cpu") -> None:
         super().__init__(world, precision, threads, device)
+        if world.spec.plan.policy == "top_k":
+            raise EngineError("engine torch-compile cannot choose blocks while it plays; torch can")
         self._pass = torch.compile(self._frame, dynamic=False, fullgraph=True)
         self._decode = torch.compile(self.autoencoder.decode, dynamic=False, fullgraph=True)
 

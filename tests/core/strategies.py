@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import settings, strategies as st
 
 from dreamloop.models.core.spec import (
+    PLAN_POLICIES,
     ActionSpec,
     AutoencoderSpec,
     Axis,
@@ -30,11 +31,11 @@ def memory_specs(draw: st.DrawFn, largest: int = 9) -> MemorySpec:
 
 @st.composite
 def plan_specs(draw: st.DrawFn, tokens: int = 1) -> PlanSpec:
-    """Dense and windowed plans, with blocks of any size up to the `tokens` of a frame."""
+    """Plans of every policy, with blocks of any size up to the `tokens` of a frame."""
     block_tokens = draw(st.integers(0, tokens))
-    if draw(st.booleans()):
-        return PlanSpec("window", draw(st.integers(1, 30)), block_tokens)
-    return PlanSpec(block_tokens=block_tokens)
+    policy = draw(st.sampled_from(PLAN_POLICIES))
+    return PlanSpec(policy, draw(st.integers(1, 30)) if policy in ("window", "radial") else 0, block_tokens,
+                    draw(st.integers(1, 12)) if policy == "top_k" else 0)
 
 
 names = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=12)

@@ -84,7 +84,11 @@ def test_sizes_agree_with_each_other(spec: WorldSpec) -> None:
     assert (height * down, width * down) == (spec.padded_height, spec.padded_width)
     assert spec.tokens * patch**2 == height * width
     assert spec.tokens * spec.token_channels == channels * height * width
-    assert spec.tokens <= spec.tokens_padded < spec.tokens + spec.block_tokens
+    padded = spec.blocks_per_frame * spec.block_tokens
+    assert spec.tokens <= padded < spec.tokens + spec.block_tokens
+    pools = spec.tokens_padded - padded
+    assert pools % spec.block_tokens == 0
+    assert pools >= spec.blocks_per_frame if spec.plan.policy == "top_k" else pools == 0
     assert spec.ring_shape(3)[4] == spec.memory.slots * spec.tokens_padded
     assert all(all(side >= 1 for side in shape) for shape in weight_shapes(spec).values())
 
@@ -158,7 +162,7 @@ IMPOSSIBLE: list[tuple[str, Path, Any]] = [
     ("sink_frames", ("memory", "sink_frames"), -1), ("max_age", ("memory", "max_age"), 0),
     ("dilated_frames", ("memory", "dilated_frames"), 1025), ("dilation", ("memory", "dilated_frames"), 0),
     ("dilation", ("memory", "dilation"), 0), ("dilation", ("memory", "dilation"), 1),
-    ("policy", ("plan", "policy"), "radial"), ("window_frames", ("plan", "window_frames"), 3),
+    ("policy", ("plan", "policy"), "spiral"), ("window_frames", ("plan", "window_frames"), 3),
     ("window_frames", ("plan", "policy"), "window"), ("block_tokens", ("plan", "block_tokens"), -1),
     ("block_tokens", ("plan", "block_tokens"), 7),
 ]

@@ -6,18 +6,16 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from shapes import WORLDS
 from worlds import tiny_world
 
 from dreamloop.models.core import packed
-from dreamloop.models.core.spec import DynamicsSpec, MemorySpec, PlanSpec
 from dreamloop.models.core.world import World
 from dreamloop.runtime import Session, kernels
 
-ROOT = Path(__file__).resolve().parents[2]
 FRAMES, HOLD_FRAMES, SEED, TIER = 41, 16, 7, "portable"
 
 if reason := kernels.available():
@@ -27,16 +25,8 @@ if not (shutil.which("cmake") and (shutil.which("c++") or shutil.which("g++"))):
 
 
 @pytest.fixture(scope="session")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example, built by CMake from the sources as they are; the portable tier alone and hardly optimised, so that
-    it takes seconds."""
-    folder = tmp_path_factory.mktemp("embed")
-    for command in (["cmake", "-S", ROOT, "-B", folder, "-DDREAMLOOP_PYTHON=OFF", "-DDREAMLOOP_OPTIMISE=-O1",
-                     "-DDREAMLOOP_X86_TIERS=OFF"],
-                    ["cmake", "--build", folder, "--target", "embed"]):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "embed"
+def example(library: Path) -> Path:
+    return library / "embed"
 
 
 def played(example: Path, file: Path, frames: int = FRAMES) -> np.ndarray:
@@ -58,16 +48,6 @@ def in_python(world: World, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         for frame in range(FRAMES):
             session.advance({names[frame // HOLD_FRAMES % len(names)]})
         return session.render().pixels
-
-
-WORLDS: dict[str, dict[str, Any]] = {
-    "sinks_dilated_window_and_block_tail": {},
-    "window_plan": {"plan": PlanSpec("window", window_frames=3, block_tokens=4)},
-    "sinks_clamped_early": {"memory": MemorySpec(window_frames=2, sink_frames=3, max_age=5)},
-    "dilated_without_sinks": {"memory": MemorySpec(window_frames=3, dilated_frames=3, dilation=4)},
-    "patch_of_two": {"frame_height": 60, "frame_width": 64, "plan": PlanSpec(block_tokens=3),
-                     "dynamics": DynamicsSpec(width=32, layers=2, heads=4, mlp_width=48, patch=2)},
-    "two_noise_levels": {"dynamics": DynamicsSpec(width=32, layers=2, heads=2, mlp_width=48, sigmas=(1.0, 0.4))}}
 
 
 @pytest.mark.parametrize("name", WORLDS)

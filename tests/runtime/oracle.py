@@ -27,6 +27,9 @@ DAMPING = 0.8
 SCENARIOS: dict[str, dict[str, Any]] = {
     "sinks_dilated_window_and_block_tail": {},
     "window_plan": {"plan": PlanSpec("window", window_frames=3, block_tokens=4)},
+    "radial_plan": {"memory": MemorySpec(window_frames=13), "plan": PlanSpec("radial", 2, block_tokens=2)},
+    "radial_plan_with_sinks": {"memory": MemorySpec(window_frames=6, sink_frames=2, dilated_frames=3, dilation=4,
+                                                    max_age=20), "plan": PlanSpec("radial", 1, block_tokens=4)},
     "window_only": {"memory": MemorySpec(window_frames=5), "plan": PlanSpec()},
     "dilated_without_sinks": {"memory": MemorySpec(window_frames=3, dilated_frames=3, dilation=4)},
     "sinks_clamped_early": {"memory": MemorySpec(window_frames=2, sink_frames=3, max_age=5)},
@@ -34,6 +37,13 @@ SCENARIOS: dict[str, dict[str, Any]] = {
                      "dynamics": DynamicsSpec(width=32, layers=2, heads=4, mlp_width=48, patch=2)},
     "two_noise_levels": {"dynamics": DynamicsSpec(width=32, layers=2, heads=2, mlp_width=48, sigmas=(1.0, 0.4))},
 }
+
+# what is chosen at play is no mask of training: one step is held to the oracle, the whole history is not
+CHOSEN_AT_PLAY: dict[str, dict[str, Any]] = {
+    "top_k": {"memory": MemorySpec(window_frames=9), "plan": PlanSpec("top_k", block_tokens=2, top_blocks=4)},
+    "top_k_with_sinks_and_a_tail": {"plan": PlanSpec("top_k", block_tokens=4, top_blocks=2)},
+    "top_k_of_whole_frames": {"memory": MemorySpec(window_frames=4, dilated_frames=3, dilation=4),
+                              "plan": PlanSpec("top_k", top_blocks=3)}}
 
 
 @dataclass

@@ -14,13 +14,20 @@ from worlds import tiny_spec, tiny_world
 
 from dreamloop.demos.cli import main
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.models.core.spec import DynamicsSpec, MemorySpec, PlanSpec
+from dreamloop.models.core.memory import visible
+from dreamloop.models.core.spec import DynamicsSpec, MemorySpec, PlanSpec, weight_shapes
 from dreamloop.models.core.world import World
-from dreamloop.runtime import bench as benches, kernels
+from dreamloop.runtime import (
+    bench as benches,
+    bench_limits as limits,
+    bench_sparse as sparse,
+    bench_worlds as worlds,
+    kernels,
+)
 from dreamloop.runtime.engines.base import Engine
 
 KEYS = {"p50_ms", "p95_ms", "p99_ms", "fps", "error_vs_oracle", "ratio", "dynamics_ms", "decode_ms"}
-SMALL = ("native-fp32", "torch-eager-fp32", "onnxruntime-fp32", "onnxruntime-int8")
+SMALL = ("native-fp32", "native-int8-kv8", "torch-eager-fp32", "onnxruntime-fp32", "onnxruntime-int8")
 EXPECTED = [name for name in SMALL if not (name.startswith("native") and kernels.available())]
 
 
@@ -35,6 +42,7 @@ def test_the_verb_reports_every_engine_that_ran(tmp_path: Path, capsys: pytest.C
         assert row.keys() >= KEYS and 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
         assert row["ratio"] > 0 and 0 <= row["error_vs_oracle"] < (0.2 if "int8" in name else 1e-4)
         assert ("share_of_limit" in row) == (kernels.available() is None)
+        assert (name in report["operations"]) == ("pass_ms" in row) == name.startswith("native")
         assert any(line.startswith(name) for line in said)
     assert report["engines"]["torch-eager-fp32"]["ratio"] == 1
 
@@ -82,11 +90,63 @@ def test_operations_are_those_of_the_network() -> None:
     spec = tiny_spec(dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=48),
                      memory=MemorySpec(window_frames=3), plan=PlanSpec())
     assert spec.tokens == 6
-    found = benches.pass_operations(spec)
-    assert found["blocks"] == 2 * 6 * (32 * 96 + 32 * 32 + 2 * 32 * 48)
+    found = limits.pass_operations(spec)
+    blocks = {"qkv": 2 * 6 * 32 * 96, "out": 2 * 6 * 32 * 32, "up": 2 * 6 * 32 * 48, "down": 2 * 6 * 32 * 48}
+    assert {name: found[name] for name in blocks} == blocks
     assert found["attention"] == 2 * (2 * 6 * 18 * 32)
-    least = benches.least_seconds(spec, {"fp32": 1e9, "int8": 4e9}, "int8")
-    assert least == pytest.approx(found["blocks"] / 4e9 + (found["attention"] + found["rest"]) / 1e9)
+    assert found["input"] == 2 * 6 * 8 * 32 and found["output"] == 2 * 6 * 4 * 32
+    rest = sum(found.values()) - sum(blocks.values())
+    for precision in ("int8", "int8-static"):
+        least = limits.least_seconds(spec, {"fp32": 1e9, "int8": 4e9}, precision)
+        assert least == pytest.approx(sum(blocks.values()) / 4e9 + rest / 1e9)
+
+
+@pytest.mark.parametrize(("plan", "keys"), [
+    (PlanSpec(block_tokens=4), 6 * 60), (PlanSpec("window", 2, 4), 6 * 18),
+    (PlanSpec("top_k", block_tokens=2, top_blocks=5), 6 * (2 * 6 + 5 * 2))], ids=lambda value: str(value)[:30])
+def test_keys_are_those_that_the_plan_reads(plan: PlanSpec, keys: int) -> None:
+    assert limits.keys_read(tiny_spec(memory=MemorySpec(window_frames=10), plan=plan)) == keys
+
+
+def test_the_breakdown_is_medians_and_shares_of_them() -> None:
+    spec = tiny_spec()
+    flop = limits.pass_operations(spec)
+    seconds = [{"norm": 1e-3 * i, "qkv": 2e-3 * i, "attention": 4e-3 * i} for i in (1, 2, 30)]
+    rows = limits.breakdown(spec, seconds, {"fp32": 1e9, "int8": 4e9}, "int8")
+    assert rows["norm"] == {"ms": 2.0}
+    assert rows["qkv"]["ms"] == 4.0 and rows["qkv"]["share_of_limit"] == round(flop["qkv"] / 4e9 / 4e-3, 3)
+    assert rows["attention"]["share_of_limit"] == round(flop["attention"] / 1e9 / 8e-3, 3)
+
+
+@pytest.mark.skipif(kernels.available() is not None, reason="compares plans on the native engine")
+def test_plans_are_verified_then_timed_window_by_window(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--sparse", "--windows", "2,12", "--frames", "2", "--threads", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["windows"] == [2, 12] and set(report["plans"]) == {"dense", "window", "radial", "top_k"}
+    for plan in report["plans"].values():
+        assert all(row["p50_ms"] > 0 and row["error_vs_oracle"] <= 1e-4 for row in plan["windows"].values())
+        assert plan["growth"] == pytest.approx(
+            plan["windows"]["12"]["p50_ms"] / plan["windows"]["2"]["p50_ms"], rel=0.01)
+    keys = {name: plan["windows"]["12"]["keys"] for name, plan in report["plans"].items()}
+    assert keys["dense"] == 12 * 80 and keys["window"] == 9 * 80 and keys["radial"] < keys["dense"]
+
+
+def test_a_plan_that_errs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse, "_error", lambda engine, state: float("nan"))
+    if kernels.available():
+        pytest.skip("compares plans on the native engine")
+    with pytest.raises(DreamloopError, match="plan dense over 2 frames errs by nan"):
+        sparse.bench_sparse((2,), frames=1, threads=1)
+
+
+def test_presets_are_worlds_of_the_size_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    world = worlds.preset("cpu-300")
+    d = world.spec.dynamics
+    assert (world.spec.tokens, d.width, d.layers, int(visible(world.spec.memory, 1 << 20).sum())) == (300, 384, 8, 8)
+    assert (world.spec.frame_width, world.spec.frame_height) == (320, 240) == world.starts.shape[2:0:-1]
+    assert {name: value.shape for name, value in world.weights.items()} == weight_shapes(world.spec)
+    assert main(["bench", "--preset", "gpu-9000"]) == 2
+    assert "known: cpu-300" in capsys.readouterr().err
 
 
 def test_the_clock_is_read_around_each_half_of_a_frame(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from worlds import random_frames, tiny_world
 
 from dreamloop.models.core import memory, packed
 from dreamloop.models.core.errors import EngineError
-from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec
+from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec, PlanSpec
 from dreamloop.runtime import kernels
 from dreamloop.runtime.engines import choice_of, engine_status, open_engine
 from dreamloop.runtime.engines.native_engine import NativeEngine
@@ -61,6 +61,24 @@ def test_sizes_that_fill_no_register(tmp_path: Path, tier: str) -> None:
     check_frames(engine, 2)
 
 
+@pytest.mark.parametrize("overrides", oracle.CHOSEN_AT_PLAY.values(), ids=oracle.CHOSEN_AT_PLAY)
+def test_blocks_that_are_chosen_at_play_are_those_of_torch(tmp_path: Path, tier: str,
+                                                           overrides: dict[str, Any]) -> None:
+    """Mean keys in the ring included; one choice that differed would be an error of another order."""
+    error, of_torch = oracle.step_errors(NativeEngine(tiny_world(tmp_path, **overrides)))
+    assert error <= 2 * of_torch + oracle.FLOOR
+
+
+def test_a_choice_of_every_block_is_dense(tmp_path: Path, tier: str) -> None:
+    """With as many blocks as there are, top_k is the uncached whole history of a dense plan; with two it is not."""
+    memory = {"memory": MemorySpec(window_frames=9)}
+    oracle.check_cached_equals_uncached(
+        NativeEngine(tiny_world(tmp_path / "all", plan=PlanSpec("top_k", block_tokens=2, top_blocks=27), **memory)))
+    few = NativeEngine(tiny_world(tmp_path / "few", plan=PlanSpec("top_k", block_tokens=2, top_blocks=2), **memory))
+    history = oracle.play(few, oracle.start(few, seed=3), 20)[0]
+    assert np.max(np.abs(np.stack(history.latents) - oracle.uncached(few.world, history))) > oracle.CACHED_BOUND
+
+
 def test_players_at_different_frames_go_on_as_if_alone(tmp_path: Path, tier: str) -> None:
     oracle.check_players_at_different_frames(NativeEngine(tiny_world(tmp_path)))
 
@@ -101,7 +119,8 @@ def test_very_bright_and_very_dark_latents_are_clamped_not_wrapped(tmp_path: Pat
 # -- the same bits ----------------------------------------------------------------------------------
 
 
-@EVERY_SCENARIO
+@pytest.mark.parametrize("overrides", [*oracle.SCENARIOS.values(), *oracle.CHOSEN_AT_PLAY.values()],
+                         ids=[*oracle.SCENARIOS, *oracle.CHOSEN_AT_PLAY])
 def test_a_batch_has_the_bits_of_single_sessions_on_any_number_of_threads(tmp_path: Path, tier: str,
                                                                           overrides: dict[str, Any]) -> None:
     world = tiny_world(tmp_path, **overrides)
@@ -211,7 +230,7 @@ def test_a_packed_world_that_lies_is_refused(tmp_path: Path) -> None:
 
     opened(data)
     refused = 0
-    used = 3 + 1 + 15 + 17
+    used = 3 + 1 + 15 + 18
     for place in range(used):
         for value in (-1, 0, 3, 1 << 20, 1 << 62):
             changed = bytearray(data)
