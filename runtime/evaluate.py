@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,16 +24,16 @@ from dreamloop.models.core.world import ZOO, World, load_world
 from dreamloop.runtime import metrics
 from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import Engine
+from dreamloop.runtime.evaluate_state import state_error
 
 if TYPE_CHECKING:
     from dreamloop.models.networks.inverse_dynamics import Judge
-    from dreamloop.models.training.games import Game
+    from dreamloop.models.training.games import Finder, Game
 
 PRIMED_FRAMES = 16
 HORIZONS = (1, 16, 64, 256)
 COMPARED_FRAMES = max(HORIZONS)  # horizons up to this one are compared frame by frame
 DRIFT_WINDOW = 64  # frames
-POLICY = "mixed"
 EVALUATION_SEED = 1_500_000_000  # training counts up from 0, its held-out split from 1,000,000,000
 JUDGES = ZOO / "judges"
 
@@ -78,11 +78,12 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
              frames: int = 1000, episodes: int = 16, plot: str | os.PathLike[str] | None = None,
              video: str | os.PathLike[str] | None = None, strip: str | os.PathLike[str] | None = None,
              threads: int | None = None, judge: str | os.PathLike[str] | None = None,
-             progress: Progress | None = None) -> dict[str, Any]:
+             game_name: str | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Judge a world against its game; a dictionary that JSON can hold, keys in docs/evaluation.md.
 
     frames: how long each dream runs; plot (PNG or SVG), video (MP4), strip (PNG): files to write;
-    judge: a judge folder (default: the zoo's for this game); progress: called with (done, all) frames.
+    judge: a judge folder (default: the zoo's for this game); game_name: the game to open, where the world's
+    own word for it is not enough (a folder of recordings, a module); progress: called with (done, all) frames.
     Raises `DreamloopError`, `GameError` where the game is not installed.
     """
     for name, value in (("frames", frames), ("episodes", episodes)):
@@ -93,14 +94,16 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     opened = open_engine(world, engine, precision, threads) if isinstance(engine, str) else engine
 
     from dreamloop.models.training.games import open_game
-    with open_game(world.spec.game) as game:
+    with open_game(game_name) if game_name else open_game(world.spec.game, trusted=False) as game:
         _check_game(world.spec, game)
         reader, note = _find_judge(world.spec, Path(judge) if judge is not None else JUDGES / world.spec.game)
         truths = play_game(game, episodes, frames)
+        policy = game.players[-1].name
         # the one to look at: there the game lasts longest
-        longest = max(range(episodes), key=lambda i: len(truths[i].statistics))
+        longest = max(range(len(truths)), key=lambda i: len(truths[i].statistics))
         if video is not None:
             truths[longest] = _play_episode(game, truths[longest].seed, frames, keep=frames)
+        finder = cast("Finder", game) if hasattr(game, "find") else None
     dream = run_dream(opened, truths, frames, everything=plot is not None,
                       watch=longest if video is not None else None, progress=progress)
 
@@ -108,9 +111,10 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     errors = compare(opened, truths, dream, horizons)
     report: dict[str, Any] = {
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
-        "frames": frames, "policy": POLICY, "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
+        "frames": frames, "policy": policy, "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
         "drift": drift_at(truths, dream, frames), **inverse_dynamics(reader, truths, dream),
         "judge_hash": reader.hash if reader else None,
+        "state_error": state_error(finder, truths, dream, HORIZONS, PRIMED_FRAMES) if finder else None,
     }
     if note:
         report["inverse_dynamics_note"] = note
@@ -129,24 +133,29 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
 
 
 def play_game(game: Game, episodes: int, frames: int) -> list[Truth]:
-    """Play held-out episodes, one per seed from `EVALUATION_SEED` on. An episode too short to be
-    primed and compared at horizon 1 is left out and the next seed takes its place."""
+    """Play held-out episodes, one per seed from `EVALUATION_SEED` on, fewer where a game has no more. An
+    episode too short to be primed and compared at horizon 1 is left out and the next seed takes its place."""
+    from dreamloop.models.training.games import NoMoreEpisodes
     truths: list[Truth] = []
     seed = EVALUATION_SEED
     while len(truths) < episodes:
         if seed - EVALUATION_SEED >= 10 * episodes + 100:
             raise DreamloopError(f"{game.name}: episodes end before {PRIMED_FRAMES + 1} frames; nothing to judge")
-        truth = _play_episode(game, seed, frames, keep=min(frames, COMPARED_FRAMES))
+        try:
+            truth = _play_episode(game, seed, frames, keep=min(frames, COMPARED_FRAMES))
+        except NoMoreEpisodes:
+            break
         if len(truth.frames) > PRIMED_FRAMES:
             truths.append(truth)
         seed += 1
+    if not truths:
+        raise DreamloopError(f"{game.name}: no held-out episode has {PRIMED_FRAMES + 1} frames; nothing to judge")
     return truths
 
 
 def _play_episode(game: Game, seed: int, frames: int, keep: int) -> Truth:
     """keep: up to which horizon the real frames are kept."""
-    from dreamloop.models.training.games.players import POLICIES
-    policy = POLICIES[POLICY](game.actions, np.random.default_rng(seed))
+    policy = game.players[-1].make(game.actions, np.random.default_rng(seed))
     view = game.reset(seed)
     total = PRIMED_FRAMES + frames
     actions, images, statistics = [np.zeros(game.actions.size, np.float32)], [view.frame], []
