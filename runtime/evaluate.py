@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -249,8 +249,13 @@ def quality(truths: list[Truth], dream: Dream, errors: dict[str, np.ndarray],
     def psnr(name: str) -> dict[str, float | None]:
         return {h: _rounded(metrics.pooled_psnr(errors[name][:, i]), 3) for h, i in columns.items()}
 
+    def psnr_interval(i: int) -> list[float] | None:
+        known = errors["dream"][:, i]
+        return _rounded_pair(metrics.interval(known[~np.isnan(known)], metrics.pooled_psnr), 3)
+
     return {"episodes": len(truths), "episodes_at": {h: len(e) for h, e in reached.items()},
-            "psnr": psnr("dream"), "ssim": {h: mean_ssim(h) for h in columns},
+            "psnr": psnr("dream"), "psnr_interval": {h: psnr_interval(i) for h, i in columns.items()},
+            "ssim": {h: mean_ssim(h) for h in columns},
             "psnr_ceiling": psnr("ceiling"), "psnr_copy_last": psnr("copy_last")}
 
 
@@ -273,7 +278,7 @@ def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> 
     two dreamed frames only, so none has a real frame on one side."""
     keys = [f"inverse_dynamics_{side}" for side in ("real", "dreamed")]
     if judge is None:
-        return {k: None for key in keys for k in (key, f"{key}_per_button")}
+        return {k: None for key in keys for k in (key, f"{key}_interval", f"{key}_per_button")}
     buttons = judge.spec.buttons
     figures: dict[str, Any] = {}
     read: dict[str, list[np.ndarray]] = {key: [] for key in keys}
@@ -291,10 +296,27 @@ def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> 
             guess, fact = np.concatenate(read[key]), np.concatenate(held)
             per_button = {b: _rounded(metrics.balanced_accuracy(guess[:, i], fact[:, i]), 4)
                           for i, b in enumerate(buttons)}
-        known = [value for value in per_button.values() if value is not None]
-        figures[key] = round(float(np.mean(known)), 4) if known else None
+        figures[key] = _rounded(_mean(per_button.values()), 4)
+        figures[f"{key}_interval"] = _rounded_pair(metrics.interval(_counts(read[key], held), _accuracy), 4)
         figures[f"{key}_per_button"] = per_button
     return figures
+
+
+def _counts(read: list[np.ndarray], held: list[np.ndarray]) -> np.ndarray:
+    """Of each episode and button, (E, buttons, 4): frames held, of those read as held, free, read as free."""
+    return np.array([np.stack([fact.sum(0), (guess & fact).sum(0), (~fact).sum(0), (~guess & ~fact).sum(0)], axis=1)
+                     for guess, fact in zip(read, held, strict=True)])
+
+
+def _accuracy(counts: np.ndarray) -> float | None:
+    """The mean balanced accuracy over buttons of some episodes' `_counts`."""
+    return _mean((found_held / held + found_free / free) / 2 if held and free else None
+                 for held, found_held, free, found_free in counts.sum(axis=0))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _find_judge(spec: WorldSpec, folder: Path) -> tuple[Judge | None, str]:
@@ -325,3 +347,7 @@ def _check_game(spec: WorldSpec, game: Game) -> None:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def _rounded_pair(pair: tuple[float, float] | None, digits: int) -> list[float] | None:
+    return None if pair is None else [round(value, digits) for value in pair]

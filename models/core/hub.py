@@ -22,11 +22,11 @@ def hub_folder(name: str, files: Sequence[str]) -> Path:
     if not found:
         raise WorldError(f"{name[:200]!r}: expected hub:owner/name or hub:owner/name@revision")
     try:
-        import huggingface_hub
+        from huggingface_hub import snapshot_download
     except ImportError as error:
         raise WorldError(f"{name} needs huggingface_hub ({error}); pip install 'dreamloop[hub]'") from error
     try:
-        return Path(huggingface_hub.snapshot_download(found[1], revision=found[2], allow_patterns=list(files)))
+        return Path(snapshot_download(found[1], revision=found[2], allow_patterns=list(files)))
     except Exception as error:  # its own errors, those of its HTTP client and of the file system
         reason = " ".join(str(error).split())[:300]
         raise WorldError(f"{name}: the hub gave nothing: {type(error).__name__}: {reason}") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import torch
 
@@ -37,7 +38,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     folder = Path(run_folder or Path("runs") / chosen.spec.name)
     run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
-    what = f"--game {chosen.game}" if chosen.game else chosen.spec.name
+    what = f"--game {unquote(chosen.spec.game)}" if chosen.game else chosen.spec.name
     run.record["command"] = f"dreamloop train {what} --minutes {seconds / 60:g}"
     recorded = _record(run, chosen, player, Path(recordings) if recordings else None)
     data, held_out = Recording(recorded, "train"), Recording(recorded, "held_out")
