@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def _player(policy: str | None, game: str) -> Player | None:
     if policy is None:
         return None
     if policy == "human":
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         from dreamloop.demos.human import human
         return human(game)
     from dreamloop.models.training.games.players import find_player

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def _figures(evaluation: dict[str, Any]) -> str:
 def draw_sheet(path: str, found: list[World]) -> None:
     """A PNG with a start frame of every world, its name, keys and speed. Raises `DreamloopError` where the
     file cannot be written."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import pygame
 
     from dreamloop.demos import keys

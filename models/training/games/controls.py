@@ -90,7 +90,7 @@ def _switches(given: Any, count: int) -> Controls:
 
     def action(pressed: np.ndarray) -> np.ndarray:
         values = dict(zip(spec.names, pressed, strict=True))
-        return np.array([values.get(n, False) for n in names], np.int8)
+        return np.array([n is not None and values[n] for n in names], np.int8)
 
     return Controls(spec, action)
 
@@ -112,7 +112,7 @@ def _dials(counts: Sequence[int], starts: Sequence[int]) -> Controls:
 
 def _meanings(env: gymnasium.Env[Any, Any], count: int) -> list[frozenset[str]]:
     """The buttons of each of `count` choices."""
-    plain = env.unwrapped
+    plain: Any = env.unwrapped
     if callable(getattr(plain, "get_action_meanings", None)):
         told = [_split(_word(str(m))) for m in plain.get_action_meanings()]
         if len(told) == count and len(set(told)) == count:

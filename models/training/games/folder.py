@@ -41,7 +41,7 @@ MOST_BYTES = 256 << 20  # of a log
 class FolderGame:
     """A `Game` (see games/__init__.py) that shows what was recorded; `step` takes no other action."""
 
-    players = (Player("recorded", 1.0, recorded),)
+    players: tuple[Player, ...] = (Player("recorded", 1.0, recorded),)
 
     def __init__(self, name: str) -> None:
         self._folder = Path(name.removeprefix(FOLDER)).expanduser()

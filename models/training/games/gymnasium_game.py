@@ -33,7 +33,7 @@ MOST_VARIABLES = 64  # an observation longer than this is not a list of numbers 
 class GymnasiumGame:
     """A `Game` (see games/__init__.py) around one environment."""
 
-    players = (Player("random", 0.2, random_keys), Player("sticky", 0.8, held_keys))
+    players: tuple[Player, ...] = (Player("random", 0.2, random_keys), Player("sticky", 0.8, held_keys))
 
     def __init__(self, name: str) -> None:
         identity, _, arguments = unquote(name.removeprefix(GYMNASIUM)).partition("?")
@@ -82,11 +82,12 @@ class GymnasiumGame:
                 observation, _ = self._env.reset()
                 self._over = False
             else:
-                observation, reward, terminated, truncated, _ = self._env.step(
+                observation, given, terminated, truncated, _ = self._env.step(
                     self._controls.action(np.asarray(action) > 0.5))
+                reward = float(given)
                 self._over = bool(terminated or truncated)
         self._shown += 1
-        return self._view(observation, float(reward))
+        return self._view(observation, reward)
 
     def _view(self, observation: Any, reward: float) -> View:
         before, self._last = self._last, self._picture()

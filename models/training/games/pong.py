@@ -57,8 +57,9 @@ class PongGame:
     frame_height, frame_width = 210 // SHRINK, 160 // SHRINK
     actions = ActionSpec((Button("up", ("ArrowUp", "KeyW"), ("button12",)),
                           Button("down", ("ArrowDown", "KeyS"), ("button13",))))
-    players = (Player("random", 0.05, random_keys), Player("sticky", 0.3, held_keys), Player("tracking", 0.3, tracking),
-               Player("mixed", 0.35, switching(tracking, held_keys)))
+    players: tuple[Player, ...] = (
+        Player("random", 0.05, random_keys), Player("sticky", 0.3, held_keys), Player("tracking", 0.3, tracking),
+        Player("mixed", 0.35, switching(tracking, held_keys)))
 
     def __init__(self) -> None:
         import ale_py
@@ -143,7 +144,7 @@ def _mask(at: dict[str, float]) -> np.ndarray:
     for x, middle, width, height in boxes:
         top = max(int(middle - height / 2), COURT.start)
         mask[top : min(int(np.ceil(middle + height / 2)), COURT.stop), x : x + width] = True
-    return mask.reshape(210 // SHRINK, SHRINK, 160 // SHRINK, SHRINK).any((1, 3))
+    return np.asarray(mask.reshape(210 // SHRINK, SHRINK, 160 // SHRINK, SHRINK).any((1, 3)))
 
 
 def _brightest(ball: np.ndarray) -> Found | None:
