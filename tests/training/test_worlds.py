@@ -76,7 +76,7 @@ def test_a_game_of_ones_own_becomes_a_world_by_one_command(monkeypatch: pytest.M
     assert main(["play", "runs/mountaincar-v0/world", "--headless", "--frames", "3", "--hold", "left"]) == 0
     with Session(world, engine="onnxruntime") as session:
         assert session.step({"right"}).pixels.shape == (85, 128, 3)
-    assert main(["evaluate", "runs/mountaincar-v0/world"]) == 0, "the world knows its game"
+    assert main(["evaluate", report["path"], "--frames", "20", "--episodes", "1"]) == 0, "a world knows its game"
 
     # again, from a recording that lies there, into another folder
     assert main(["train", "--game", CAR, "--recordings", "runs/mountaincar-v0/recording", "--minutes", "0.04",
