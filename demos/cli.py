@@ -118,7 +118,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
         from dreamloop.runtime.evaluate import evaluate
         report = evaluate(world, engine=args.engine, precision=args.precision, threads=args.threads,
                           frames=args.frames, episodes=args.episodes, plot=args.plot, video=args.video,
-                          strip=args.strip, progress=progress)
+                          strip=args.strip, game_name=args.game, progress=progress)
     for name, value in report.items():
         shown = "  ".join(f"{k}: {_figure(v)}" for k, v in value.items()) if isinstance(value, dict) else _figure(value)
         print(f"{name:<28}{shown}")
@@ -141,25 +141,27 @@ def _replay(args: argparse.Namespace) -> dict[str, Any]:
 
 def _record(args: argparse.Namespace) -> dict[str, Any]:
     with _packages("recording", "games"), _progress("recording") as progress:
-        from dreamloop.models.training import recording
-        result = recording.record(args.game, args.out, frames=args.frames, seed=args.seed, progress=progress)
-    print(f"{args.out}: " + ", ".join(f"{name} {_figure(value)}" for name, value in result.items()))
-    return {"game": args.game, "out": args.out, **result}
+        from dreamloop.demos import making
+        report = making.record(args.game, args.out, args.frames, args.seed, args.policy, args.held_out, progress)
+    print(f"{args.out}: " + ", ".join(f"{k} {_figure(v)}" for k, v in report.items() if k not in ("game", "out")))
+    return report
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
     with _packages("training", "train,games,eval"):
-        from dreamloop.models.training import packing, pipeline
-        folder = pipeline.train(args.recipe, minutes=args.minutes, device=args.device, resume=args.resume,
-                                run_folder=args.run_folder)
+        from dreamloop.demos import making
+        folder, game = making.train(args.recipe, args.game, args.minutes, args.device, args.resume, args.run_folder,
+                                    args.policy, args.recordings)
         from dreamloop.models.core.world import load_world
+        from dreamloop.models.training import packing
         from dreamloop.runtime.evaluate import evaluate
         world = load_world(folder)
         with _progress("dreaming") as progress:
-            report = evaluate(world, judge=folder.parent / "judges" / world.spec.game, progress=progress)
+            report = evaluate(world, judge=folder.parent / "judges" / world.spec.game, game_name=game,
+                              progress=progress)
     packing.write_card(folder, world.spec, report)
     print(f"wrote {folder}")
-    return {"recipe": args.recipe, "path": str(folder), **report}
+    return {"recipe": args.recipe or world.name, "path": str(folder), **report}
 
 
 def _figure(value: Any) -> str:
@@ -208,23 +210,18 @@ def _bindings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _worlds(args: argparse.Namespace) -> dict[str, Any]:
-    from dreamloop.models.core.world import ZOO, load_world, zoo_names
-    rows: list[dict[str, Any]] = []
-    for name in zoo_names():
-        size = sum(file.stat().st_size for file in (ZOO / name).iterdir() if file.is_file()) / 1e6
-        try:
-            spec = load_world(name).spec
-        except DreamloopError as error:
-            rows.append({"world": name, "error": str(error)})
-            print(f"{name:<16}  refused: {error}")
-            continue
-        rows.append({"world": name, "size_mb": round(size, 2), "width": spec.frame_width,
-                     "height": spec.frame_height, "fps": spec.fps, "actions": list(spec.actions.names)})
-        print(f"{name:<16}{size:6.1f} MB  {spec.frame_width}x{spec.frame_height}  {spec.fps:g} frames a second  "
-              f"{' '.join(spec.actions.names)}")
-    if not rows:
-        print("no worlds came with this package; `dreamloop train doom-arena` makes one")
-    return {"worlds": rows}
+    from dreamloop.demos import zoo
+    return zoo.worlds(args.sheet)
+
+
+def _pack(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos import zoo
+    return zoo.pack(args.world, args.file)
+
+
+def _unpack(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.demos import zoo
+    return zoo.unpack(args.file, args.out, args.sha256)
 
 
 def _engines(args: argparse.Namespace) -> dict[str, Any]:
@@ -253,7 +250,7 @@ def _doctor(args: argparse.Namespace) -> dict[str, Any]:
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
-                        help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
+                        help=f"a world of the zoo, a folder or hub:owner/name (default: {DEFAULT_WORLD})")
     parser.add_argument("--engine", default="auto", metavar="E", help="see `dreamloop engines` (default: auto)")
     parser.add_argument("--precision", metavar="P", help="see `dreamloop engines` (default: the engine's own)")
     parser.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the engine")
@@ -266,6 +263,10 @@ def _add_seed(parser: argparse.ArgumentParser) -> None:
 def _add_pipelined(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipelined", action="store_true",
                         help="make a frame while the one before is presented; costs up to a frame of latency")
+
+
+def _add_policy(parser: argparse.ArgumentParser, which: str) -> None:
+    parser.add_argument("--policy", metavar="P", help=f"who plays: {which} (default: the game's own players)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -315,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = verb("bench", _bench, "compare the engines on a world: verified, then timed",
                  "dreamloop bench doom-arena --engines native,torch-eager --json")
     bench.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
-                       help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
+                       help=f"a world of the zoo, a folder or hub:owner/name (default: {DEFAULT_WORLD})")
     bench.add_argument("--engines", default="all", metavar="A,B", help="engines or variants, or all (default: all)")
     bench.add_argument("--frames", type=_whole(1), metavar="N", help="frames to time (default: 300; --sparse: 30)")
     bench.add_argument("--preset", metavar="NAME", help="a world of random weights instead of WORLD: cpu-300")
@@ -331,6 +332,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--frames", type=_whole(1), default=1000,
                           metavar="N", help="length of a dream (default: 1000)")
     evaluate.add_argument("--episodes", type=_whole(1), default=16, metavar="N", help="how many (default: 16)")
+    evaluate.add_argument("--game", metavar="GAME", help="the game, where the world's word for it is not enough")
     evaluate.add_argument("--plot", metavar="F.png", help="draw quality and drift against the horizon")
     evaluate.add_argument("--strip", metavar="F.png", help="write a strip of pictures, game over dream")
     evaluate.add_argument("--video", metavar="F.mp4", help="write game and dream side by side")
@@ -345,17 +347,22 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--record", metavar="F.mp4", help="write the frames to a video")
 
     record = verb("record", _record, "record a real game", "dreamloop record doom-arena recordings/arena")
-    record.add_argument("game", metavar="GAME", help="name of the game")
+    record.add_argument("game", metavar="GAME", help="a game's name, gymnasium:ENV_ID or folder:PATH")
     record.add_argument("out", metavar="OUT", help="folder to write to")
     record.add_argument("--frames", type=_whole(1), default=10_000,
                         metavar="N", help="how many frames (default: 10000)")
     record.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="seed of the game and the players")
+    record.add_argument("--held-out", action="store_true", help="record episodes that training does not see")
+    _add_policy(record, "human, random, sticky or module:function")
 
     train = verb("train", _train, "make a world", "dreamloop train doom-arena --minutes 60 --resume")
-    train.add_argument("recipe", metavar="RECIPE", help="name of the recipe, such as doom-arena")
+    train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of the recipe, such as doom-arena")
+    train.add_argument("--game", metavar="GAME", help="instead: any game, gymnasium:ENV_ID or folder:PATH")
     train.add_argument("--minutes", type=_minutes, metavar="M", help="time for all stages (default: the recipe's)")
     train.add_argument("--device", metavar="D", help="cpu or cuda (default: what is there)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    _add_policy(train, "random, sticky or module:function")
+    train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")
     train.add_argument("--run-folder", metavar="OUT", help="where checkpoints lie (default: the recipe's)")
 
     bindings = verb("bindings", _bindings, "show what keys, gamepad and mouse do, and write the file that changes it",
@@ -366,7 +373,17 @@ def _parser() -> argparse.ArgumentParser:
                           "folder for settings (XDG_CONFIG_HOME, or ~/.config)")
     bindings.add_argument("--write", action="store_true", help="write the defaults there, to edit; never over a file")
 
-    verb("worlds", _worlds, "list the worlds that came with the package", "dreamloop worlds")
+    worlds = verb("worlds", _worlds, "list the worlds that came with the package", "dreamloop worlds --sheet zoo.png")
+    worlds.add_argument("--sheet", metavar="F.png", help="draw thumbnails of them")
+
+    pack = verb("pack", _pack, "write a world to one file", "dreamloop pack doom-arena")
+    pack.add_argument("world", metavar="WORLD", help="a world of the zoo, a folder or hub:owner/name")
+    pack.add_argument("file", nargs="?", metavar="F", help="file to write (default: NAME.dreamworld)")
+    unpack = verb("unpack", _unpack, "write the world of a pack to a folder", "dreamloop unpack doom-arena.dreamworld")
+    unpack.add_argument("file", metavar="F", help="written by `dreamloop pack`")
+    unpack.add_argument("out", nargs="?", metavar="OUT", help="folder to write to (default: the world's name)")
+    unpack.add_argument("--sha256", metavar="HEX", help="refuse a file that has another")
+
     verb("engines", _engines, "list the engines, and why one cannot run", "dreamloop engines")
     doctor = verb("doctor", _doctor, "check the machine, the engines, the display and the worlds", "dreamloop doctor")
     doctor.add_argument("worlds", nargs="*", metavar="WORLD", help="folders of worlds to check, besides the zoo's")

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,16 +24,16 @@ from dreamloop.models.core.world import ZOO, World, load_world
 from dreamloop.runtime import metrics
 from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import Engine
+from dreamloop.runtime.evaluate_state import state_error
 
 if TYPE_CHECKING:
     from dreamloop.models.networks.inverse_dynamics import Judge
-    from dreamloop.models.training.games import Game
+    from dreamloop.models.training.games import Finder, Game
 
 PRIMED_FRAMES = 16
 HORIZONS = (1, 16, 64, 256)
 COMPARED_FRAMES = max(HORIZONS)  # horizons up to this one are compared frame by frame
 DRIFT_WINDOW = 64  # frames
-POLICY = "mixed"
 EVALUATION_SEED = 1_500_000_000  # training counts up from 0, its held-out split from 1,000,000,000
 JUDGES = ZOO / "judges"
 
@@ -78,11 +78,12 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
              frames: int = 1000, episodes: int = 16, plot: str | os.PathLike[str] | None = None,
              video: str | os.PathLike[str] | None = None, strip: str | os.PathLike[str] | None = None,
              threads: int | None = None, judge: str | os.PathLike[str] | None = None,
-             progress: Progress | None = None) -> dict[str, Any]:
+             game_name: str | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Judge a world against its game; a dictionary that JSON can hold, keys in docs/evaluation.md.
 
     frames: how long each dream runs; plot (PNG or SVG), video (MP4), strip (PNG): files to write;
-    judge: a judge folder (default: the zoo's for this game); progress: called with (done, all) frames.
+    judge: a judge folder (default: the zoo's for this game); game_name: the game to open, where the world's
+    own word for it is not enough (a folder of recordings, a module); progress: called with (done, all) frames.
     Raises `DreamloopError`, `GameError` where the game is not installed.
     """
     for name, value in (("frames", frames), ("episodes", episodes)):
@@ -93,14 +94,16 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     opened = open_engine(world, engine, precision, threads) if isinstance(engine, str) else engine
 
     from dreamloop.models.training.games import open_game
-    with open_game(world.spec.game) as game:
+    with open_game(game_name) if game_name else open_game(world.spec.game, trusted=False) as game:
         _check_game(world.spec, game)
         reader, note = _find_judge(world.spec, Path(judge) if judge is not None else JUDGES / world.spec.game)
         truths = play_game(game, episodes, frames)
+        policy = game.players[-1].name
         # the one to look at: there the game lasts longest
-        longest = max(range(episodes), key=lambda i: len(truths[i].statistics))
+        longest = max(range(len(truths)), key=lambda i: len(truths[i].statistics))
         if video is not None:
             truths[longest] = _play_episode(game, truths[longest].seed, frames, keep=frames)
+        finder = cast("Finder", game) if hasattr(game, "find") else None
     dream = run_dream(opened, truths, frames, everything=plot is not None,
                       watch=longest if video is not None else None, progress=progress)
 
@@ -108,9 +111,10 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     errors = compare(opened, truths, dream, horizons)
     report: dict[str, Any] = {
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
-        "frames": frames, "policy": POLICY, "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
+        "frames": frames, "policy": policy, "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
         "drift": drift_at(truths, dream, frames), **inverse_dynamics(reader, truths, dream),
         "judge_hash": reader.hash if reader else None,
+        "state_error": state_error(finder, truths, dream, HORIZONS, PRIMED_FRAMES) if finder else None,
     }
     if note:
         report["inverse_dynamics_note"] = note
@@ -129,24 +133,29 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
 
 
 def play_game(game: Game, episodes: int, frames: int) -> list[Truth]:
-    """Play held-out episodes, one per seed from `EVALUATION_SEED` on. An episode too short to be
-    primed and compared at horizon 1 is left out and the next seed takes its place."""
+    """Play held-out episodes, one per seed from `EVALUATION_SEED` on, fewer where a game has no more. An
+    episode too short to be primed and compared at horizon 1 is left out and the next seed takes its place."""
+    from dreamloop.models.training.games import NoMoreEpisodes
     truths: list[Truth] = []
     seed = EVALUATION_SEED
     while len(truths) < episodes:
         if seed - EVALUATION_SEED >= 10 * episodes + 100:
             raise DreamloopError(f"{game.name}: episodes end before {PRIMED_FRAMES + 1} frames; nothing to judge")
-        truth = _play_episode(game, seed, frames, keep=min(frames, COMPARED_FRAMES))
+        try:
+            truth = _play_episode(game, seed, frames, keep=min(frames, COMPARED_FRAMES))
+        except NoMoreEpisodes:
+            break
         if len(truth.frames) > PRIMED_FRAMES:
             truths.append(truth)
         seed += 1
+    if not truths:
+        raise DreamloopError(f"{game.name}: no held-out episode has {PRIMED_FRAMES + 1} frames; nothing to judge")
     return truths
 
 
 def _play_episode(game: Game, seed: int, frames: int, keep: int) -> Truth:
     """keep: up to which horizon the real frames are kept."""
-    from dreamloop.models.training.games.players import POLICIES
-    policy = POLICIES[POLICY](game.actions, np.random.default_rng(seed))
+    policy = game.players[-1].make(game.actions, np.random.default_rng(seed))
     view = game.reset(seed)
     total = PRIMED_FRAMES + frames
     actions, images, statistics = [np.zeros(game.actions.size, np.float32)], [view.frame], []
@@ -240,8 +249,13 @@ def quality(truths: list[Truth], dream: Dream, errors: dict[str, np.ndarray],
     def psnr(name: str) -> dict[str, float | None]:
         return {h: _rounded(metrics.pooled_psnr(errors[name][:, i]), 3) for h, i in columns.items()}
 
+    def psnr_interval(i: int) -> list[float] | None:
+        known = errors["dream"][:, i]
+        return _rounded_pair(metrics.interval(known[~np.isnan(known)], metrics.pooled_psnr), 3)
+
     return {"episodes": len(truths), "episodes_at": {h: len(e) for h, e in reached.items()},
-            "psnr": psnr("dream"), "ssim": {h: mean_ssim(h) for h in columns},
+            "psnr": psnr("dream"), "psnr_interval": {h: psnr_interval(i) for h, i in columns.items()},
+            "ssim": {h: mean_ssim(h) for h in columns},
             "psnr_ceiling": psnr("ceiling"), "psnr_copy_last": psnr("copy_last")}
 
 
@@ -264,7 +278,7 @@ def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> 
     two dreamed frames only, so none has a real frame on one side."""
     keys = [f"inverse_dynamics_{side}" for side in ("real", "dreamed")]
     if judge is None:
-        return {k: None for key in keys for k in (key, f"{key}_per_button")}
+        return {k: None for key in keys for k in (key, f"{key}_interval", f"{key}_per_button")}
     buttons = judge.spec.buttons
     figures: dict[str, Any] = {}
     read: dict[str, list[np.ndarray]] = {key: [] for key in keys}
@@ -282,10 +296,27 @@ def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> 
             guess, fact = np.concatenate(read[key]), np.concatenate(held)
             per_button = {b: _rounded(metrics.balanced_accuracy(guess[:, i], fact[:, i]), 4)
                           for i, b in enumerate(buttons)}
-        known = [value for value in per_button.values() if value is not None]
-        figures[key] = round(float(np.mean(known)), 4) if known else None
+        figures[key] = _rounded(_mean(per_button.values()), 4)
+        figures[f"{key}_interval"] = _rounded_pair(metrics.interval(_counts(read[key], held), _accuracy), 4)
         figures[f"{key}_per_button"] = per_button
     return figures
+
+
+def _counts(read: list[np.ndarray], held: list[np.ndarray]) -> np.ndarray:
+    """Of each episode and button, (E, buttons, 4): frames held, of those read as held, free, read as free."""
+    return np.array([np.stack([fact.sum(0), (guess & fact).sum(0), (~fact).sum(0), (~guess & ~fact).sum(0)], axis=1)
+                     for guess, fact in zip(read, held, strict=True)])
+
+
+def _accuracy(counts: np.ndarray) -> float | None:
+    """The mean balanced accuracy over buttons of some episodes' `_counts`."""
+    return _mean((found_held / held + found_free / free) / 2 if held and free else None
+                 for held, found_held, free, found_free in counts.sum(axis=0))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _find_judge(spec: WorldSpec, folder: Path) -> tuple[Judge | None, str]:
@@ -316,3 +347,7 @@ def _check_game(spec: WorldSpec, game: Game) -> None:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
+
+
+def _rounded_pair(pair: tuple[float, float] | None, digits: int) -> list[float] | None:
+    return None if pair is None else [round(value, digits) for value in pair]

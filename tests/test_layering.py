@@ -36,6 +36,7 @@ def names(text: str) -> frozenset[str]:
 CORE, NETWORKS, TRAINING = "dreamloop.models.core", "dreamloop.models.networks", "dreamloop.models.training"
 # the first layer whose path holds a file is the file's layer
 TABLE = (
+    Layer("models/core/hub.py", names(CORE), names("huggingface_hub")),
     Layer("models/core", names(f"{CORE} numpy safetensors")),
     Layer("models/networks", names(f"{CORE} {NETWORKS} numpy safetensors torch")),
     Layer("models/training", names(f"{CORE} {NETWORKS} {TRAINING} dreamloop.models! numpy safetensors torch rich av "

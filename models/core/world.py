@@ -4,6 +4,7 @@
     weights.safetensors   every tensor of `weight_shapes(spec)`, int8 per channel or float32
     starts.safetensors    `frames` (N, H, W, 3) uint8: frames that a session may start from
     README.md             the model card
+    figures.json          what it was measured to do, and whose its pictures are (optional)
 
 A folder is untrusted input. The specification is checked first, then the headers of the two tensor
 files against what it implies, under a fixed cap, and only then is memory taken.
@@ -16,6 +17,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -27,6 +29,8 @@ from dreamloop.models.core.spec import WorldSpec
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
 SPEC_FILE, WEIGHTS_FILE, STARTS_FILE, CARD_FILE = "world.json", "weights.safetensors", "starts.safetensors", "README.md"
+FIGURES_FILE = "figures.json"
+HUB = "hub:"
 MAX_SPEC_BYTES = 1 << 20
 MAX_WEIGHT_BYTES = 8 << 30  # of float32 weights; a world of two billion parameters
 MAX_START_BYTES = 1 << 30
@@ -35,13 +39,14 @@ MAX_START_BYTES = 1 << 30
 @dataclass(frozen=True)
 class World:
     """spec; weights: name -> float32 array; starts: (N, H, W, 3) uint8; hash: SHA-256 over the
-    three data files, hexadecimal; card: the text of README.md."""
+    three data files, hexadecimal; card: the text of README.md; figures: the object in figures.json."""
 
     spec: WorldSpec
     weights: dict[str, np.ndarray] = field(repr=False)
     starts: np.ndarray = field(repr=False)
     hash: str
     card: str = field(default="", repr=False)
+    figures: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -53,9 +58,18 @@ def zoo_names() -> list[str]:
     return sorted(p.parent.name for p in ZOO.glob(f"*/{SPEC_FILE}"))
 
 
+def world_folder(name: str | os.PathLike[str]) -> Path:
+    """Where a world lies: a zoo name, a folder, or `hub:owner/name` (core/hub.py)."""
+    if isinstance(name, str) and name.startswith(HUB):
+        from dreamloop.models.core.hub import hub_folder
+        return hub_folder(name, (SPEC_FILE, WEIGHTS_FILE, STARTS_FILE, CARD_FILE, FIGURES_FILE))
+    return ZOO / name if isinstance(name, str) and name in zoo_names() else Path(name)
+
+
 def load_world(name: str | os.PathLike[str]) -> World:
-    """The world of a zoo name or a folder. Raises `WorldError` with one line that says why not."""
-    folder = ZOO / name if isinstance(name, str) and name in zoo_names() else Path(name)
+    """The world of a zoo name, a folder or `hub:owner/name`. Raises `WorldError` with one line that says
+    why not."""
+    folder = world_folder(name)
     if not os.path.isdir(folder):  # unlike `Path.is_dir`, False for a name that is too long
         known = ", ".join(zoo_names()) or "empty"
         raise WorldError(f"no world {str(name)[:200]!r}: neither a folder nor one of the zoo ({known})")
@@ -95,7 +109,23 @@ def _load(folder: Path) -> World:
     if card_path.is_file():
         with card_path.open("rb") as file:
             card = file.read(MAX_SPEC_BYTES).decode("utf-8", "replace")
-    return World(spec, weights, starts, _hash(folder), card)
+    return World(spec, weights, starts, _hash(folder), card, _read_figures(folder / FIGURES_FILE))
+
+
+def _read_figures(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_SPEC_BYTES:
+        raise WorldError(f"{path.name} is larger than {MAX_SPEC_BYTES} bytes")
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WorldError(f"{path.name} is not JSON: {error}") from error
+    if not isinstance(found, dict) or not set(found) <= {"assets", "evaluation"}:
+        raise WorldError(f"{path.name}: expected an object of assets and evaluation")
+    if not isinstance(found.get("assets", ""), str) or not isinstance(found.get("evaluation", {}), dict):
+        raise WorldError(f"{path.name}: assets must be a text, evaluation an object")
+    return found
 
 
 def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -134,9 +134,11 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], data: Recordin
         squared_objects, object_pixels = squared_objects + error[objects].sum(), object_pixels + objects.sum()
         pairs.append(latents.float().cpu().numpy())
         held.append(actions[:, 1])
-    return {"psnr": 10 * np.log10(255**2 * pixels / squared),
-            "psnr_objects": 10 * np.log10(255**2 * object_pixels / max(squared_objects, 1e-9)),
-            "motion_error": motion_error(np.concatenate(pairs), np.concatenate(held))}
+    figures = {"psnr": 10 * np.log10(255**2 * pixels / max(squared, 1e-9)),
+               "motion_error": motion_error(np.concatenate(pairs), np.concatenate(held))}
+    if object_pixels:  # a game may not tell of any
+        figures["psnr_objects"] = 10 * np.log10(255**2 * object_pixels / max(squared_objects, 1e-9))
+    return figures
 
 
 def motion_error(pairs: np.ndarray, actions: np.ndarray) -> float:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from dreamloop.models.core.spec import WorldSpec
-from dreamloop.models.core.world import CARD_FILE, World, save_world
+from dreamloop.models.core.world import CARD_FILE, FIGURES_FILE, World, load_world, save_world
 from dreamloop.models.training.data import Recording
+from dreamloop.models.training.games import assets_licence
 from dreamloop.models.training.run import RECORD_FILE, Run
 
 START_FRAMES = 8
@@ -27,7 +28,10 @@ def pack_world(run: Run, spec: WorldSpec, data: Recording) -> World:
         saved = run.load(stage)
         assert saved is not None, f"stage {stage} comes before packing"
         weights |= {prefix + name: value.float().numpy() for name, value in saved["average"].items()}
-    return save_world(run.folder / "world", spec, weights, start_frames(data), card(spec, run.record))
+    folder = run.folder / "world"
+    save_world(folder, spec, weights, start_frames(data), card(spec, run.record))
+    write_figures(folder, spec)
+    return load_world(folder)
 
 
 def start_frames(data: Recording) -> np.ndarray:
@@ -67,7 +71,7 @@ def card(spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any] | N
         lines += ["", "## Evaluation", "", "`dreamloop evaluate` (docs/evaluation.md defines every figure).", "",
                   "| figure | value |", "|---|---|"]
         lines += [f"| {name} | {_shown(value)} |" for name, value in evaluation.items()]
-    return "\n".join([*lines, ""]) + LICENCE
+    return "\n".join([*lines, ""]) + licence(spec.game)
 
 
 def _shown(value: Any) -> str:
@@ -77,14 +81,24 @@ def _shown(value: Any) -> str:
 
 
 def write_card(folder: Path, spec: WorldSpec, evaluation: dict[str, Any]) -> None:
-    """Put the figures of play on the card of RUN/world (the card is not part of the world's hash)."""
+    """Put the figures of play on the card of RUN/world and into its figures.json (neither is part of the
+    world's hash)."""
     record = json.loads((folder.parent / RECORD_FILE).read_text("utf-8"))
     (folder / CARD_FILE).write_text(card(spec, record, evaluation), "utf-8")
+    write_figures(folder, spec, evaluation)
 
 
-LICENCE = """
+def write_figures(folder: Path, spec: WorldSpec, evaluation: dict[str, Any] | None = None) -> None:
+    """figures.json: the card for programs, such as `dreamloop worlds`."""
+    figures = {"assets": assets_licence(spec.game), **({"evaluation": evaluation} if evaluation else {})}
+    (folder / FIGURES_FILE).write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+
+
+def licence(game: str) -> str:
+    """The section of the card that says whose the pictures are."""
+    return f"""
 ## Licence
 
-The weights are under Apache-2.0, as dreamloop is. They were trained on frames of ViZDoom (MIT) showing
-Freedoom's assets (BSD-3-Clause, see NOTICE); start frames are screenshots of that game.
+The weights are under Apache-2.0, as dreamloop is. They were trained on frames of {assets_licence(game)};
+start frames are screenshots of it.
 """

@@ -1,6 +1,7 @@
 """From a game to a world: record -> autoencoder -> dynamics -> self-rollout -> judges -> pack.
 
     dreamloop train doom-arena --minutes 110 --resume
+    dreamloop train --game gymnasium:MountainCar-v0 --minutes 60
 
 Every stage resumes from an atomic checkpoint, spends its share of the time budget, shows a bar, and
 ends at a gate: below its figure the run stops and says so.
@@ -10,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import torch
 
+from dreamloop.models.core.errors import GameError
 from dreamloop.models.training import recording
 from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
 from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.dynamics import train_dynamics, train_self_rollout
+from dreamloop.models.training.games import Player
 from dreamloop.models.training.judges import save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.recipes import Recipe, recipe
@@ -24,16 +28,20 @@ from dreamloop.models.training.run import GateError, Run
 
 
 def train(name: str | Recipe, minutes: float | None = None, device: str | None = None, resume: bool = False,
-          run_folder: str | Path | None = None) -> Path:
+          run_folder: str | Path | None = None, player: Player | None = None,
+          recordings: str | Path | None = None) -> Path:
     """Train a world; returns the packed folder. minutes: time for all stages but the recording
-    (default: the recipe's); device: `cpu` or `cuda` (default: cuda where there is one)."""
+    (default: the recipe's); device: `cpu` or `cuda` (default: cuda where there is one); player: who
+    records, instead of the game's own players; recordings: a folder that `record` has filled, whose
+    training episodes are then all there are."""
     chosen = recipe(name) if isinstance(name, str) else name
     folder = Path(run_folder or Path("runs") / chosen.spec.name)
     run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
-    run.record["command"] = f"dreamloop train {chosen.spec.name} --minutes {seconds / 60:g}"
-    _record(run, chosen)
-    data, held_out = Recording(folder / "recording", "train"), Recording(folder / "recording", "held_out")
+    what = f"--game {unquote(chosen.spec.game)}" if chosen.game else chosen.spec.name
+    run.record["command"] = f"dreamloop train {what} --minutes {seconds / 60:g}"
+    recorded = _record(run, chosen, player, Path(recordings) if recordings else None)
+    data, held_out = Recording(recorded, "train"), Recording(recorded, "held_out")
     spec, shares = chosen.spec, chosen.shares
 
     def stage(name: str, work: Callable[[float], dict[str, float]]) -> None:
@@ -56,21 +64,33 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     return folder / "world"
 
 
-def _record(run: Run, chosen: Recipe) -> None:
+def _record(run: Run, chosen: Recipe, player: Player | None, recordings: Path | None) -> Path:
+    """Record what is not there yet; returns the folder of the recording."""
+    folder = recordings or Path(run.record.get("recordings", run.folder / "recording"))
     if run.finished("record"):
-        return
+        return folder
+    if recordings is not None:
+        run.record["recordings"] = str(recordings.resolve())
     figures: dict[str, float] = {}
     for split, frames in (("train", chosen.record_frames), ("held_out", chosen.held_out_frames)):
-        with run.console.status(f"recording {frames} {split} frames of {chosen.spec.game}"):
-            counts = recording.record(chosen.spec.game, run.folder / "recording", frames, split=split)
+        there = sorted((folder / split).glob("*.safetensors")) if recordings else []
+        if recordings and split == "train" and not there:
+            raise GameError(f"no train episodes in {recordings}: `dreamloop record {chosen.game_name} {recordings}` "
+                            "fills it")
+        with run.console.status(f"recording {frames} {split} frames of {chosen.game_name}"):
+            counts = (recording.counts(there, chosen.spec) if there
+                      else recording.record(chosen.game_name, folder, frames, split=split, player=player))
         figures |= {f"{split}_{name}": value for name, value in counts.items()}
     run.finish("record", figures)
+    return folder
 
 
 def _gate(run: Run, chosen: Recipe, stage: str, figures: dict[str, float], seconds: float) -> None:
     """Finish a stage, or stop the run where a figure is below the recipe's gate."""
     for name, least in chosen.gates.items():
         of_stage, figure = name.split(".")
+        if of_stage == stage and figure not in figures:
+            raise GateError(f"gate {name}: nothing to measure it on was recorded")
         if of_stage == stage and not figures[figure] >= least:
             raise GateError(f"gate {name}: {figures[figure]:.3f} is below {least}; "
                             "resume with more --minutes to train this stage on")

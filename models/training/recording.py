@@ -16,20 +16,20 @@ HELD_OUT_SEED, and no seed is in both. The same command goes on where a stopped 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dreamloop.models.core.errors import GameError
-from dreamloop.models.training.games import Game, open_game
-from dreamloop.models.training.games.players import POLICIES
+from dreamloop.models.core.spec import ActionSpec, WorldSpec
+from dreamloop.models.training.games import Game, NoMoreEpisodes, Player, PlayerLeft, open_game
+from dreamloop.models.training.games.players import next_player
 
 HELD_OUT_SEED = 1_000_000_000
-SHARES = {"aiming": 0.25, "held_keys": 0.45, "mixed": 0.3}  # of recorded frames
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,19 @@ class Episode:
         return len(self.frames)
 
 
-def play_episode(game: Game, policy_name: str, seed: int, limit_frames: int | None = None) -> Episode:
-    """Play one episode of `policy_name` from `seed` to its end or to `limit_frames` frames."""
-    policy = POLICIES[policy_name](game.actions, np.random.default_rng(seed))
+def play_episode(game: Game, player: Player, seed: int, limit_frames: int | None = None) -> Episode:
+    """Play one episode as `player` from `seed` to its end or to `limit_frames` frames."""
+    policy = player.make(game.actions, np.random.default_rng(seed))
     view = game.reset(seed)
     frames, actions = [view.frame], [np.zeros(game.actions.size, np.float32)]
     objects, variables = [view.objects], [view.variables]
     while limit_frames is None or len(frames) < limit_frames:
-        action = policy(view)
+        try:
+            action = policy(view)
+        except PlayerLeft:
+            if len(frames) < 2:
+                raise NoMoreEpisodes("the player has left") from None
+            break
         view = game.step(action)
         if view.done:
             break
@@ -62,7 +67,7 @@ def play_episode(game: Game, policy_name: str, seed: int, limit_frames: int | No
         actions.append(action)
         objects.append(view.objects)
         variables.append(view.variables)
-    return Episode(seed, policy_name, np.stack(frames), np.stack(actions), np.stack(objects),
+    return Episode(seed, player.name, np.stack(frames), np.stack(actions), np.stack(objects),
                    {name: np.array([v[name] for v in variables], np.float32) for name in variables[0]})
 
 
@@ -88,10 +93,10 @@ def load_episode(path: Path) -> Episode:
 
 
 def record(game_name: str, out_folder: Path | str, frames: int, seed: int = 0, split: str = "train",
-           progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+           progress: Callable[[int, int], None] | None = None, player: Player | None = None) -> dict[str, float]:
     """Record episodes of a game until the folder holds `frames` frames of `split` ("train" or
-    "held_out"); policies take turns so that each keeps its share. Returns counts and the share of
-    frames in which each button is held."""
+    "held_out"), or the game has no more; its players (or `player` alone) take turns so that each
+    keeps its share. Returns counts and the share of frames in which each button is held."""
     if frames < 1:
         raise GameError(f"frames={frames} must be at least 1")
     if split not in ("train", "held_out"):
@@ -99,25 +104,52 @@ def record(game_name: str, out_folder: Path | str, frames: int, seed: int = 0, s
     if not 0 <= seed <= HELD_OUT_SEED - frames:  # an episode has a frame at least: the splits cannot meet
         raise GameError(f"seed={seed} must be in 0..{HELD_OUT_SEED - frames}")
     folder = Path(out_folder) / split
-    folder.mkdir(parents=True, exist_ok=True)
-    done = dict.fromkeys(SHARES, 0)
+    done: dict[str, int] = {}
     first = seed if split == "train" else HELD_OUT_SEED + seed
     held: list[np.ndarray] = []
     with open_game(game_name) as game:
-        for number in range(10**9):
-            total = sum(done.values())
-            if total >= frames:
-                break
-            policy = min(SHARES, key=lambda name: done[name] / SHARES[name])
-            path = folder / f"{first + number:010d}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        while sum(done.values()) < frames:
+            number = first + len(held)
+            path = folder / f"{number:010d}.safetensors"
             if not path.exists():
-                save_episode(path, game_name, play_episode(game, policy, first + number))
+                chosen = player or next_player(game.players, done)
+                try:
+                    save_episode(path, game_name, play_episode(game, chosen, number))
+                except NoMoreEpisodes:
+                    break
             with safe_open(path, framework="np") as file:
                 held.append(file.get_tensor("actions"))
-                policy = file.metadata()["policy"]
-            done[policy] += len(held[-1])
+                played = file.metadata()["policy"]
+            if held[-1].shape[1] != game.actions.size:
+                raise GameError(f"{folder.parent.name}: {path.name} has {held[-1].shape[1]} buttons, {game_name} "
+                                f"{game.actions.size}")
+            done[played] = done.get(played, 0) + len(held[-1])
             if progress:
                 progress(min(sum(done.values()), frames), frames)
-        presses = np.concatenate(held).mean(axis=0)
-        return {"episodes": len(held), "frames": float(sum(done.values())),
-                **{f"held_{name}": round(float(p), 3) for name, p in zip(game.actions.names, presses, strict=True)}}
+        if not held:
+            raise GameError(f"{game_name} has no {split} episodes")
+        return _counted(held, game.actions)
+
+
+def _counted(held: list[np.ndarray], actions: ActionSpec) -> dict[str, float]:
+    presses = np.concatenate(held).mean(axis=0)
+    return {"episodes": len(held), "frames": float(sum(map(len, held))),
+            **{f"held_{name}": round(float(p), 3) for name, p in zip(actions.names, presses, strict=True)}}
+
+
+def counts(paths: Sequence[Path], spec: WorldSpec) -> dict[str, float]:
+    """What `record` returns, of episodes that lie there. Raises `GameError` for one of another game."""
+    held = []
+    for path in paths:
+        try:
+            with safe_open(path, framework="np") as file:
+                frame, held_there = tuple(file.get_slice("frames").get_shape()[1:]), file.get_tensor("actions")
+        except (OSError, SafetensorError) as error:
+            raise GameError(f"{path.name} cannot be read: {error}") from error
+        expected = (spec.frame_height, spec.frame_width, 3)
+        if frame != expected or held_there.shape[1] != spec.actions.size:
+            raise GameError(f"{path.name} has frames {frame} and {held_there.shape[1]} buttons; {spec.game} has "
+                            f"{expected} and {spec.actions.size}")
+        held.append(held_there)
+    return _counted(held, spec.actions)

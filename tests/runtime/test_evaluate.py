@@ -83,6 +83,20 @@ def test_errors_are_pooled_before_the_logarithm() -> None:
     assert pooled != pytest.approx((10 * np.log10(255**2) + 10 * np.log10(255**2 / 99)) / 2)
 
 
+def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Of 200 samples of 24 episodes, about 95% give an interval that holds the true mean."""
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(200):
+        found = metrics.interval(rng.normal(5.0, 2.0, 24), lambda values: float(values.mean()), resamples=200)
+        assert found is not None and found[0] < found[1]
+        hits += found[0] <= 5.0 <= found[1]
+    assert 0.87 <= hits / 200 <= 0.99
+    assert metrics.interval(np.array([1.0]), lambda values: 1.0) is None
+    assert metrics.interval(np.zeros(9), lambda values: None) is None
+    assert metrics.interval(np.full(9, 4.0), lambda values: float(values.mean())) == (4.0, 4.0)
+
+
 def test_balanced_accuracy_counts_both_classes_alike() -> None:
     truth = np.array([True] * 2 + [False] * 8)
     assert metrics.balanced_accuracy(np.zeros(10, bool), truth) == 0.5
@@ -184,6 +198,8 @@ def test_a_judge_reads_a_perfect_dream_as_it_reads_the_game(world: World, truths
     figures = ev.inverse_dynamics(judge, truths, ev.run_dream(Oracle(world, truths), truths, FRAMES))
     assert figures["inverse_dynamics_real_per_button"] == figures["inverse_dynamics_dreamed_per_button"]
     assert list(figures["inverse_dynamics_real_per_button"]) == list(names)
+    low, high = figures["inverse_dynamics_real_interval"]
+    assert low <= figures["inverse_dynamics_real"] <= high
     late = ev.inverse_dynamics(judge, truths, ev.run_dream(Oracle(world, truths, late=3), truths, FRAMES))
     assert late["inverse_dynamics_real"] == figures["inverse_dynamics_real"] is not None
 

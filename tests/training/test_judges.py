@@ -14,7 +14,7 @@ from worlds import tiny_spec
 
 torch = pytest.importorskip("torch")
 
-from dreamloop.models.core.errors import WorldError  # noqa: E402
+from dreamloop.models.core.errors import GameError, WorldError  # noqa: E402
 from dreamloop.models.networks.inverse_dynamics import (  # noqa: E402
     InverseDynamics,
     JudgeSpec,
@@ -23,7 +23,7 @@ from dreamloop.models.networks.inverse_dynamics import (  # noqa: E402
     write_judge,
 )
 from dreamloop.models.training.data import Recording  # noqa: E402
-from dreamloop.models.training.judges import judge_spec, load_judge, save_judge, train_judges  # noqa: E402
+from dreamloop.models.training.judges import judge_spec, load_judge, measure, save_judge, train_judges  # noqa: E402
 from dreamloop.models.training.recording import Episode, save_episode  # noqa: E402
 from dreamloop.models.training.run import Run  # noqa: E402
 
@@ -145,3 +145,23 @@ def test_damaged_files_are_refused(judge_folder: Path) -> None:
     weights.unlink()
     with pytest.raises(WorldError, match="cannot be read"):
         load_judge(judge_folder)
+
+
+def test_a_button_that_nobody_presses_is_left_out_of_the_mean(tmp_path: Path) -> None:
+    folder = tmp_path / "recording" / "held_out"
+    folder.mkdir(parents=True)
+    spec = judge_spec(tiny_spec())
+    judge = write_judge(tmp_path / "judge", spec, InverseDynamics(spec).state_dict(), {})
+    for pressed, left in (([0, 1], {"turn_right"}), ([0, 0], set())):
+        episode = moving_pattern(1)
+        episode.actions[:] = 0
+        episode.actions[3:40, 1] = pressed[1]
+        save_episode(folder / "1.safetensors", "none", episode)
+        data = Recording(tmp_path / "recording", "held_out")
+        if left:
+            figures = measure(judge, data)
+            assert set(figures) == {"balanced_accuracy", "balanced_accuracy_turn_right"}
+            assert figures["balanced_accuracy"] == figures["balanced_accuracy_turn_right"]
+        else:
+            with pytest.raises(GameError, match="no button is both held and released"):
+                measure(judge, data)

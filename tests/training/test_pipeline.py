@@ -9,34 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import CLIP_FRAMES, toy_recipe
 
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec
 from dreamloop.models.core.world import load_world
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.inverse_dynamics import load_judge
 from dreamloop.models.training import pipeline
-from dreamloop.models.training.autoencoder import AutoencoderTraining, encode_recording
+from dreamloop.models.training.autoencoder import encode_recording
 from dreamloop.models.training.data import Recording
-from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
 from dreamloop.models.training.packing import write_card
 from dreamloop.models.training.recipes import Recipe, recipe
 from dreamloop.models.training.run import GateError, Run
 from dreamloop.runtime import Session
 
-CLIP = 28
-ARENA = recipe("doom-arena")
-TOY = dataclasses.replace(
-    ARENA,
-    spec=dataclasses.replace(ARENA.spec, name="toy-arena",
-                             autoencoder=AutoencoderSpec(8, (16, 16, 16), (0, 0, 1), (0, 0, 1)),
-                             dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=64, patch=2),
-                             memory=MemorySpec(window_frames=6, dilated_frames=2, dilation=4)),
-    record_frames=120, held_out_frames=60, gates={},
-    shares={"autoencoder": 0.25, "dynamics": 0.25, "self_rollout": 0.25, "judges": 0.25},
-    autoencoder=AutoencoderTraining(batch_frames=4),
-    dynamics=DynamicsTraining(clip_frames=CLIP, batch_clips=2),
-    self_rollout=SelfRolloutTraining(clip_frames=CLIP, batch_clips=2, real_frames=4))
+TOY = toy_recipe(recipe("doom-arena"), name="toy-arena")
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +67,7 @@ def test_a_toy_world_is_made_resumed_packed_and_played(tmp_path: Path) -> None:
 def stored_latents_are_what_the_encoder_gives(run_folder: Path) -> None:
     run = Run(run_folder, "toy-arena", "cpu", resume=True)
     data = Recording(run_folder / "recording", "train")
-    clips = encode_recording(run, TOY.spec, "train", data, CLIP)
+    clips = encode_recording(run, TOY.spec, "train", data, CLIP_FRAMES)
     saved = run.load("autoencoder")
     assert saved is not None
     net = Autoencoder(TOY.spec)
@@ -102,5 +89,5 @@ def test_a_stage_below_its_gate_stops_the_run_with_its_figure(tmp_path: Path) ->
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(DreamloopError, match=r"unknown recipe 'doom'; known: doom-arena"):
+    with pytest.raises(DreamloopError, match=r"'doom'; known: doom-arena, doom-corridor, doom-maze, pong, or"):
         pipeline.train("doom")

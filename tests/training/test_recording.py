@@ -12,10 +12,10 @@ pytest.importorskip("vizdoom", reason="the real game: pip install 'dreamloop[gam
 
 from dreamloop.models.core.errors import GameError
 from dreamloop.models.training.games import Game, open_game
-from dreamloop.models.training.games.players import OPPOSITES, POLICIES
+from dreamloop.models.training.games.doom_players import FIGHTERS
+from dreamloop.models.training.games.players import OPPOSITES
 from dreamloop.models.training.recording import (
     HELD_OUT_SEED,
-    SHARES,
     Episode,
     load_episode,
     play_episode,
@@ -24,6 +24,7 @@ from dreamloop.models.training.recording import (
 )
 
 GAME = "doom-arena"
+PLAYERS = {player.name: player for player in FIGHTERS}
 ARRAYS = ("frames", "actions", "objects")
 
 
@@ -57,19 +58,19 @@ def assert_equal(one: Episode, two: Episode) -> None:
         np.testing.assert_array_equal(values, two.variables[name], err_msg=name)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", PLAYERS)
 def test_same_seed_and_policy_give_the_same_episode(game: Game, policy: str) -> None:
     """Even with another episode in between, and in another process of the game."""
-    first = play_episode(game, policy, 11, 120)
-    other = play_episode(game, policy, 12, 120)
+    first = play_episode(game, PLAYERS[policy], 11, 120)
+    other = play_episode(game, PLAYERS[policy], 12, 120)
     assert not np.array_equal(first.actions[:100], other.actions[:100])
-    assert_equal(first, play_episode(game, policy, 11, 120))
+    assert_equal(first, play_episode(game, PLAYERS[policy], 11, 120))
     with open_game(GAME) as fresh:
-        assert_equal(first, play_episode(fresh, policy, 11, 120))
+        assert_equal(first, play_episode(fresh, PLAYERS[policy], 11, 120))
 
 
 def test_an_episode_is_what_its_docstring_says(game: Game) -> None:
-    episode = play_episode(game, "held_keys", 3, 60)
+    episode = play_episode(game, PLAYERS["held_keys"], 3, 60)
     assert len(episode) == 60
     assert episode.frames.shape == (60, game.frame_height, game.frame_width, 3) and episode.frames.dtype == np.uint8
     assert episode.actions.shape == (60, game.actions.size) and episode.actions.dtype == np.float32
@@ -112,7 +113,7 @@ def test_recorded_actions_are_aligned_with_recorded_headings(recording: tuple[Pa
 
 
 def test_an_episode_file_holds_the_episode(game: Game, tmp_path: Path) -> None:
-    episode = play_episode(game, "mixed", 21, 50)
+    episode = play_episode(game, PLAYERS["mixed"], 21, 50)
     save_episode(tmp_path / "one.safetensors", GAME, episode)
     assert_equal(episode, load_episode(tmp_path / "one.safetensors"))
     assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"]
@@ -124,7 +125,7 @@ def test_record_says_what_it_wrote(recording: tuple[Path, dict[str, float]], gam
     assert report["episodes"] == len(episodes)
     assert report["frames"] == sum(map(len, episodes)) >= 3000
     assert sum(map(len, episodes[:-1])) < 3000, "it went on after it had enough"
-    assert {episode.policy for episode in episodes} == set(SHARES), "every policy takes its turn"
+    assert {episode.policy for episode in episodes} == set(PLAYERS), "every policy takes its turn"
     actions = np.concatenate([episode.actions for episode in episodes])
     for i, name in enumerate(game.actions.names):
         assert report[f"held_{name}"] == pytest.approx(actions[:, i].mean(), abs=1e-3)
@@ -171,7 +172,7 @@ def test_a_recording_goes_on_where_it_stopped(elsewhere: Path, monkeypatch: pyte
 
 def test_held_out_episodes_share_no_seed_with_training(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dreamloop.models.training.recording.play_episode",
-                        lambda game, policy, seed: play_episode(game, policy, seed, 20))
+                        lambda game, player, seed: play_episode(game, player, seed, 20))
     folder = elsewhere / "splits"
     record(GAME, folder, 60)
     record(GAME, folder, 60, split="held_out")

@@ -16,23 +16,18 @@ import numpy as np
 import vizdoom
 
 from dreamloop.models.core.errors import GameError
-from dreamloop.models.core.spec import ActionSpec, Button
-from dreamloop.models.training.games import View
+from dreamloop.models.training.games import Player, View
+from dreamloop.models.training.games.doom_keys import WALK, doom_actions
+from dreamloop.models.training.games.doom_players import EXPLORERS, FIGHTERS, WALKING_FIGHTERS
 
 TICS_PER_SECOND = 35.0
 SCENERY = ("DoomPlayer",)  # the player's own weapon; everything else that has a label matters
 MONSTERS = ("Demon", "DoomImp", "Zombieman", "ShotgunGuy", "ChaingunGuy", "MarineChainsaw", "Cacodemon", "HellKnight")
 
-KEYS = {
-    "forward": Button("forward", ("ArrowUp", "KeyW"), ("button12",)),
-    "backward": Button("backward", ("ArrowDown", "KeyS"), ("button13",)),
-    "turn_left": Button("turn_left", ("ArrowLeft", "KeyA"), ("button14",)),
-    "turn_right": Button("turn_right", ("ArrowRight", "KeyD"), ("button15",)),
-    "attack": Button("attack", ("Space",), ("button0",), ("left",)),
-}
 VIZDOOM_BUTTONS = {
     "forward": vizdoom.Button.MOVE_FORWARD, "backward": vizdoom.Button.MOVE_BACKWARD,
     "turn_left": vizdoom.Button.TURN_LEFT, "turn_right": vizdoom.Button.TURN_RIGHT,
+    "strafe_left": vizdoom.Button.MOVE_LEFT, "strafe_right": vizdoom.Button.MOVE_RIGHT,
     "attack": vizdoom.Button.ATTACK,
 }
 VARIABLES = {
@@ -44,16 +39,24 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class DoomScenario:
-    """One ViZDoom scenario at 160x120. episode_tics: an episode ends then, if not by death before."""
+    """One ViZDoom scenario at 160x120. episode_tics: an episode ends then, if not by death before;
+    skill: 1 to 5, 0 for the scenario's own; depth: players need to know how far the walls are."""
 
     name: str
     config: str
     buttons: tuple[str, ...]
     status_bar: bool
     episode_tics: int
+    players: tuple[Player, ...]
+    skill: int = 0
+    depth: bool = False
 
 
-DOOM_ARENA = DoomScenario("doom-arena", "defend_the_line.cfg", ("turn_left", "turn_right", "attack"), True, 2100)
+SCENARIOS = {scenario.name: scenario for scenario in (
+    DoomScenario("doom-arena", "defend_the_line.cfg", ("turn_left", "turn_right", "attack"), True, 2100, FIGHTERS),
+    # at its own skill, 5, a player is dead after two seconds, and a world of it would be two seconds long
+    DoomScenario("doom-corridor", "deadly_corridor.cfg", (*WALK, "attack"), True, 2100, WALKING_FIGHTERS, skill=3),
+    DoomScenario("doom-maze", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True))}
 
 
 class DoomGame:
@@ -65,7 +68,8 @@ class DoomGame:
 
     def __init__(self, scenario: DoomScenario) -> None:
         self.name = scenario.name
-        self.actions = ActionSpec(tuple(KEYS[name] for name in scenario.buttons))
+        self.actions = doom_actions(*scenario.buttons)
+        self.players = scenario.players
         game = vizdoom.DoomGame()
         game.load_config(str(Path(vizdoom.scenarios_path) / scenario.config))
         self._folder = tempfile.TemporaryDirectory(prefix="dreamloop-doom-")
@@ -76,8 +80,10 @@ class DoomGame:
         game.set_sound_enabled(False)
         game.set_render_hud(scenario.status_bar)
         game.set_labels_buffer_enabled(True)
-        game.set_depth_buffer_enabled(False)
+        game.set_depth_buffer_enabled(scenario.depth)
         game.set_mode(vizdoom.Mode.PLAYER)
+        if scenario.skill:
+            game.set_doom_skill(scenario.skill)
         game.set_episode_timeout(scenario.episode_tics)
         game.set_available_buttons([VIZDOOM_BUTTONS[name] for name in scenario.buttons])
         game.set_available_game_variables(list(VARIABLES.values()))
@@ -101,7 +107,8 @@ class DoomGame:
     def _look(self) -> View:
         if self._game.is_episode_finished():  # ViZDoom shows no more, so the last view stands
             assert self._last is not None
-            return View(self._last.frame, self._last.objects, (), self._last.variables, done=True)
+            return View(self._last.frame, self._last.objects, (), self._last.variables, self._last.clearance,
+                        done=True)
         state = self._game.get_state()
         assert state.labels is not None and state.labels_buffer is not None and state.game_variables is not None
         things = [label for label in state.labels if label.object_name not in SCENERY]
@@ -109,7 +116,7 @@ class DoomGame:
         targets = tuple(label.x + label.width / 2 - self.frame_width / 2
                         for label in things if label.object_name in MONSTERS)
         variables = dict(zip(VARIABLES, map(float, state.game_variables), strict=True))
-        self._last = View(state.screen_buffer.copy(), objects, targets, variables)
+        self._last = View(state.screen_buffer.copy(), objects, targets, variables, _clearance(state.depth_buffer))
         return self._last
 
     def close(self) -> None:
@@ -123,3 +130,13 @@ class DoomGame:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
+
+
+def _clearance(depth: np.ndarray | None) -> tuple[float, float, float] | None:
+    """Free distance at eye level in the left, middle and right third of the picture: the nearest wall
+    there, but for its nearest tenth (a corner that sticks out). depth: (H, W), None where not drawn."""
+    if depth is None:
+        return None
+    thirds = np.array_split(depth[len(depth) // 2 - 5 : len(depth) // 2 + 5], 3, axis=1)
+    left, middle, right = (float(np.percentile(third, 10)) for third in thirds)
+    return left, middle, right

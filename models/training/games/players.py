@@ -1,4 +1,4 @@
-"""Scripted players: the policies that a recording mixes, and the one that evaluation uses.
+"""Players of any game: the policies that a recording mixes.
 
 A policy sees the game's `View` and answers with an action vector. All are seeded, so an episode is
 a function of (game, policy, seed). Keys are held for natural lengths; every button is pressed and
@@ -7,20 +7,20 @@ released often, alone and together, for a world must learn what each of them doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from dreamloop.models.core.errors import ActionError, GameError
 from dreamloop.models.core.spec import ActionSpec
-from dreamloop.models.training.games import View
+from dreamloop.models.training.games import Player, Policy, View
 
-Policy = Callable[[View], np.ndarray]
-OPPOSITES = (("turn_left", "turn_right"), ("forward", "backward"), ("strafe_left", "strafe_right"))
-AIM_PIXELS = 6.0  # an enemy nearer to the crosshair than this is worth a shot
-
-
-def _set(actions: ActionSpec, names: set[str]) -> np.ndarray:
-    return np.array([float(name in names) for name in actions.names], np.float32)
+Factory = Callable[[ActionSpec, np.random.Generator], Policy]
+OPPOSITES = (("turn_left", "turn_right"), ("forward", "backward"), ("strafe_left", "strafe_right"),
+             ("left", "right"), ("up", "down"))
 
 
 def held_keys(actions: ActionSpec, rng: np.random.Generator, idle: float = 0.1) -> Policy:
@@ -53,48 +53,77 @@ def held_keys(actions: ActionSpec, rng: np.random.Generator, idle: float = 0.1) 
     return act
 
 
-def aiming(actions: ActionSpec, rng: np.random.Generator) -> Policy:
-    """Turn towards the nearest enemy in view and shoot when it is near the crosshair, with a
-    wandering aim; with nobody in view, sweep. Attack is pressed in bursts of varied length."""
-    sweep, burst, wander = "turn_left", 0, 0.0
-
+def random_keys(actions: ActionSpec, rng: np.random.Generator) -> Policy:
+    """Every frame anew: no key, or one of them, or for every sixth frame any set of them."""
     def act(view: View) -> np.ndarray:
-        nonlocal sweep, burst, wander
-        names: set[str] = set()
-        wander = 0.9 * wander + rng.normal(0, 2.0)
-        if view.targets:
-            offset = min(view.targets, key=abs) + wander
-            if abs(offset) > 3:
-                names.add("turn_right" if offset > 0 else "turn_left")
-            if abs(offset) < AIM_PIXELS and burst <= 0 and rng.random() < 0.5:
-                burst = int(rng.integers(1, 20))
-        else:
-            if rng.random() < 0.03:
-                sweep = "turn_right" if sweep == "turn_left" else "turn_left"
-            names.add(sweep)
-        burst -= 1
-        if burst > 0:
-            names.add("attack")
-        return _set(actions, names)
+        if rng.random() < 1 / 6:
+            return (rng.random(actions.size) < 0.5).astype(np.float32)
+        return np.eye(actions.size + 1, actions.size, dtype=np.float32)[rng.integers(actions.size + 1)]
 
     return act
 
 
-def mixed(actions: ActionSpec, rng: np.random.Generator) -> Policy:
-    """Switches between `aiming` and `held_keys` every one to four seconds."""
-    parts = (aiming(actions, rng), held_keys(actions, rng))
-    current, left = parts[0], 0
-
+def recorded(actions: ActionSpec, rng: np.random.Generator) -> Policy:
+    """What the recording holds; no key where it has ended."""
     def act(view: View) -> np.ndarray:
-        nonlocal current, left
-        if left == 0:
-            current, left = parts[int(rng.random() < 0.5)], int(rng.integers(35, 140))
-        left -= 1
-        return current(view)
+        return np.zeros(actions.size, np.float32) if view.recorded is None else view.recorded
 
     return act
 
 
-POLICIES: dict[str, Callable[[ActionSpec, np.random.Generator], Policy]] = {
-    "held_keys": held_keys, "aiming": aiming, "mixed": mixed,
-}
+def switching(first: Factory, second: Factory) -> Factory:
+    """Switches between two policies every one to four seconds (of 35 frames)."""
+    def make(actions: ActionSpec, rng: np.random.Generator) -> Policy:
+        parts = (first(actions, rng), second(actions, rng))
+        current, left = parts[0], 0
+
+        def act(view: View) -> np.ndarray:
+            nonlocal current, left
+            if left == 0:
+                current, left = parts[int(rng.random() < 0.5)], int(rng.integers(35, 140))
+            left -= 1
+            return current(view)
+
+        return act
+
+    return make
+
+
+POLICIES: dict[str, Factory] = {"random": random_keys, "sticky": held_keys}
+
+
+def find_player(text: str) -> Player:
+    """The player of `--policy`: `random`, `sticky`, or `module:function`, a function of (view, rng) that
+    returns whatever `ActionSpec.vector` takes, such as a set of names. view.variables holds the
+    game's own numbers. The module is looked for in the current folder, too."""
+    if text in POLICIES:
+        return Player(text, 1.0, POLICIES[text])
+    module, colon, name = text.partition(":")
+    if not (colon and module and name):
+        raise GameError(f"no policy {text!r}: expected {', '.join(sorted(POLICIES))}, human or module:function")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise GameError(f"policy {text}: {error}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise GameError(f"policy {text}: {name} is a {type(function).__name__}, expected a function of (view, rng)")
+
+    def make(actions: ActionSpec, rng: np.random.Generator) -> Policy:
+        def act(view: View) -> np.ndarray:
+            try:
+                return actions.vector(function(view, rng))
+            except ActionError as error:
+                raise GameError(f"policy {text}: {error}") from error
+
+        return act
+
+    return Player(text, 1.0, make)
+
+
+def next_player(players: Sequence[Player], frames: dict[str, int]) -> Player:
+    """Whose turn it is, for each to keep their share. frames: recorded so far, by name."""
+    return min(players, key=lambda player: frames.get(player.name, 0) / player.share)

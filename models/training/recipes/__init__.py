@@ -13,7 +13,8 @@ from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTrai
 @dataclass(frozen=True)
 class Recipe:
     """spec: the world to make; record_frames: how much to record; shares: parts of the time budget
-    by stage; gates: least figure by `stage.figure` (the run stops below it)."""
+    by stage; gates: least figure by `stage.figure` (the run stops below it); game: what `open_game`
+    takes, where the name in the spec is not enough (a folder's path)."""
 
     spec: WorldSpec
     record_frames: int
@@ -24,12 +25,26 @@ class Recipe:
     autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)
     dynamics: DynamicsTraining = field(default_factory=DynamicsTraining)
     self_rollout: SelfRolloutTraining = field(default_factory=SelfRolloutTraining)
+    game: str = ""
+
+    @property
+    def game_name(self) -> str:
+        """What `open_game` takes."""
+        return self.game or self.spec.game
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every recipe by name."""
+    from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
+    from dreamloop.models.training.recipes.doom_corridor import DOOM_CORRIDOR
+    from dreamloop.models.training.recipes.doom_maze import DOOM_MAZE
+    from dreamloop.models.training.recipes.pong import PONG
+    return {r.spec.name: r for r in (DOOM_ARENA, DOOM_CORRIDOR, DOOM_MAZE, PONG)}
 
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name. Raises `DreamloopError` if there is none."""
-    from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
-    recipes = {r.spec.name: r for r in (DOOM_ARENA,)}
-    if name not in recipes:
-        raise DreamloopError(f"unknown recipe {name!r}; known: {', '.join(sorted(recipes))}")
-    return recipes[name]
+    known = recipes()
+    if name not in known:
+        raise DreamloopError(f"unknown recipe {name!r}; known: {', '.join(sorted(known))}, or any game with --game")
+    return known[name]

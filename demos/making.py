@@ -1,0 +1,56 @@
+"""Making worlds from the command line: `dreamloop record` and `dreamloop train`.
+
+    dreamloop record gymnasium:MountainCar-v0 OUT --policy human
+    dreamloop train --game gymnasium:MountainCar-v0 --recordings OUT --minutes 60
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreamloop.models.core.errors import DreamloopError
+
+if TYPE_CHECKING:
+    from dreamloop.models.training.games import Player
+
+Progress = Callable[[int, int], None]
+
+
+def record(game: str, out: str, frames: int, seed: int, policy: str | None, held_out: bool,
+           progress: Progress) -> dict[str, Any]:
+    """Record a game; returns what there is now."""
+    from dreamloop.models.training import recording
+    result = recording.record(game, out, frames=frames, seed=seed, split="held_out" if held_out else "train",
+                              progress=progress, player=_player(policy, game))
+    return {"game": game, "out": out, **result}
+
+
+def train(recipe: str | None, game: str | None, minutes: float | None, device: str | None, resume: bool,
+          run_folder: str | None, policy: str | None, recordings: str | None) -> tuple[Path, str]:
+    """Train a world; returns its folder and the game to judge it against."""
+    if (recipe is None) == (game is None):
+        raise DreamloopError("name a RECIPE or a --game, one of the two")
+    if policy == "human":
+        raise DreamloopError("--policy human is for `dreamloop record`; train on that with --recordings")
+    from dreamloop.models.training import pipeline
+    from dreamloop.models.training.recipes import recipe as recipe_named
+    from dreamloop.models.training.recipes.own import recipe_for
+    chosen = recipe_named(recipe) if recipe is not None else recipe_for(game or "")
+    folder = pipeline.train(chosen, minutes=minutes, device=device, resume=resume, run_folder=run_folder,
+                            player=_player(policy, chosen.game_name), recordings=recordings)
+    return folder, chosen.game_name
+
+
+def _player(policy: str | None, game: str) -> Player | None:
+    """Who plays, None for the game's own players."""
+    if policy is None:
+        return None
+    if policy == "human":
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        from dreamloop.demos.human import human
+        return human(game)
+    from dreamloop.models.training.games.players import find_player
+    return find_player(policy)

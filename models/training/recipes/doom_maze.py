@@ -1,0 +1,26 @@
+"""doom-maze: ViZDoom's `my_way_home` at 160x120, every tic, all six buttons of movement, no status bar.
+
+What a turn reveals was not on the screen, so the next frame is not certain given the past: a
+regressor averages over rooms. This recipe is the baseline that a generator has to beat. Its memory
+reaches further back than the arena's: besides the window, frames at every 8th.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dreamloop.models.core.spec import MemorySpec
+from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
+from dreamloop.models.training.games.doom_keys import WALK, doom_actions
+from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
+
+DOOM_MAZE = dataclasses.replace(
+    DOOM_ARENA,
+    spec=dataclasses.replace(
+        DOOM_ARENA.spec, name="doom-maze", game="doom-maze", actions=doom_actions(*WALK),
+        memory=MemorySpec(window_frames=14, dilated_frames=4, dilation=8)),
+    record_frames=150_000,
+    # longer than the span of the dilated frames, 4 x 8, and a phase of it
+    dynamics=DynamicsTraining(clip_frames=42, batch_clips=4),
+    self_rollout=SelfRolloutTraining(clip_frames=44, batch_clips=3),
+    gates={"autoencoder.psnr": 25.0, "dynamics.shuffle_ratio": 1.1, "self_rollout.shuffle_ratio": 1.1})

@@ -1,0 +1,32 @@
+"""Recipes at toy size: the same stages in seconds.
+
+    from toys import toy_recipe
+    pipeline.train(toy_recipe(recipe("doom-arena")), minutes=0.3, ...)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec
+from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
+from dreamloop.models.training.recipes import Recipe
+
+CLIP_FRAMES = 28
+
+
+def toy_recipe(recipe: Recipe, **fields: object) -> Recipe:
+    """`recipe` with networks of a few thousand parameters, hardly any data and no gates; its game, frame
+    size, buttons, cells and loss weights stay. fields: of the spec."""
+    stages = len(recipe.spec.autoencoder.widths)
+    spec = dataclasses.replace(
+        recipe.spec, **{
+            "autoencoder": AutoencoderSpec(8, (16,) * stages, (0,) * (stages - 1) + (1,), (0,) * (stages - 1) + (1,)),
+            "dynamics": DynamicsSpec(width=32, layers=1, heads=2, mlp_width=64, patch=recipe.spec.dynamics.patch),
+            "memory": MemorySpec(window_frames=6, dilated_frames=2, dilation=4), **fields})  # type: ignore[arg-type]
+    return dataclasses.replace(
+        recipe, spec=spec, record_frames=120, held_out_frames=60, gates={},
+        shares={"autoencoder": 0.25, "dynamics": 0.25, "self_rollout": 0.25, "judges": 0.25},
+        autoencoder=dataclasses.replace(recipe.autoencoder, batch_frames=4),
+        dynamics=DynamicsTraining(clip_frames=CLIP_FRAMES, batch_clips=2, object_weight=recipe.dynamics.object_weight),
+        self_rollout=SelfRolloutTraining(clip_frames=CLIP_FRAMES, batch_clips=2, real_frames=4))
