@@ -18,7 +18,8 @@ from dreamloop.models.networks.inverse_dynamics import load_judge
 from dreamloop.models.training import pipeline
 from dreamloop.models.training.autoencoder import AutoencoderTraining, encode_recording
 from dreamloop.models.training.data import Recording
-from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
+from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout
+from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.packing import write_card
 from dreamloop.models.training.recipes import Recipe, recipe
 from dreamloop.models.training.run import GateError, Run
@@ -36,7 +37,7 @@ TOY = dataclasses.replace(
     shares={"autoencoder": 0.25, "dynamics": 0.25, "self_rollout": 0.25, "judges": 0.25},
     autoencoder=AutoencoderTraining(batch_frames=4),
     dynamics=DynamicsTraining(clip_frames=CLIP, batch_clips=2),
-    self_rollout=SelfRolloutTraining(clip_frames=CLIP, batch_clips=2, real_frames=4))
+    distillation=(SelfRollout(clip_frames=CLIP, rollouts=Rollouts(batch_clips=2, real_frames=4)),))
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def test_a_toy_world_is_made_resumed_packed_and_played(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         def killed(*_: object) -> None:
             raise Killed
-        patch.setattr(pipeline, "train_self_rollout", killed)
+        patch.setattr(pipeline, "train_student", killed)
         pipeline.train(TOY, minutes=0.3, device="cpu", run_folder=run_folder)
     finished = json.loads((run_folder / "run.json").read_text())["stages"]
     assert list(finished) == ["record", "autoencoder", "dynamics"]
