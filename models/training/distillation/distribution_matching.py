@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.distillation.regression import Played, Rollouts, play
-from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
+from dreamloop.models.training.dynamics import ClipTrainer
 
 
 @dataclass(frozen=True)
