@@ -168,7 +168,8 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], clips: LatentC
 
     one_step: every previous latent real; copy_last: z_(t-1) taken for z_t; shuffled: one_step with
     the actions of another clip, and shuffle_ratio, its ratio to one_step (1 means keys do nothing);
-    rollout_16, copy_16: sixteen frames into a rollout from eight real frames.
+    rollout_16, copy_16: sixteen frames into a rollout from eight real frames; spread_16: how much those
+    latents differ from clip to clip, in units of the real ones' (mist is below 1).
     """
     trainer = ClipTrainer(run, spec, DynamicsTraining())
     trainer.net.load_state_dict(values)
@@ -188,4 +189,5 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], clips: LatentC
     return {"one_step": one_step, "copy_last": float((z[:, 1:] - z[:, :-1]).square().mean()),
             "shuffle_ratio": shuffled / one_step,
             "rollout_16": float((seen[:, 23] - z[:, 23]).square().mean()),
-            "copy_16": float((z[:, 7] - z[:, 23]).square().mean())}
+            "copy_16": float((z[:, 7] - z[:, 23]).square().mean()),
+            "spread_16": float(seen[:, 23].std(0).mean() / z[:, 23].std(0).mean())}

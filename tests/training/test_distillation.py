@@ -18,13 +18,14 @@ from dreamloop.models.training.distillation.adversarial import Adversarial, Adve
 from dreamloop.models.training.distillation.consistency import Consistency, flow_step
 from dreamloop.models.training.distillation.distribution_matching import DistributionMatching, MatchingStudent
 from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout, play
+from dreamloop.models.training.distillation.scoring import Scoring, energy_score
 from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining, measure, optimizers_for
 from dreamloop.models.training.run import Run
 
 SMALL = Rollouts(batch_clips=2, real_frames=4)
 METHODS: list[Method] = [
     SelfRollout(rollouts=SMALL, learning_rate=2e-3), Consistency(batch_clips=2, learning_rate=1e-3),
-    DistributionMatching(rollouts=SMALL), Adversarial(rollouts=SMALL, learning_rate=1e-3)]
+    Scoring(rollouts=SMALL, batch_clips=2, learning_rate=5e-4, matrix_learning_rate=2e-3), DistributionMatching(rollouts=SMALL), Adversarial(rollouts=SMALL, learning_rate=1e-3)]
 
 
 def trainer_in(folder: Path, **settings: float) -> ClipTrainer:
@@ -79,7 +80,7 @@ def test_a_stage_keeps_its_critic_in_the_checkpoint_and_goes_on_with_it(base: tu
     for seconds in (0.5, 1.0):
         figures = train_student(run, tiny_spec(), method, DynamicsTraining(batch_clips=2), "dynamics", seconds, clips,
                                 clips)
-    assert set(figures) == {"one_step", "copy_last", "shuffle_ratio", "rollout_16", "copy_16"}
+    assert set(figures) == {"one_step", "copy_last", "shuffle_ratio", "rollout_16", "copy_16", "spread_16"}
     saved = run.load(method.name)
     assert saved is not None and saved["steps"] >= 2
     assert any(name.startswith("critic.") for name in saved["companion"])
@@ -143,3 +144,46 @@ def test_the_students_loss_leaves_no_gradient_in_the_critic(base: tuple[Path, La
         assert sum(moved) > 0
     assert len(grads[0]) == len(grads[1]) > 5
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_the_energy_score_is_least_for_answers_drawn_from_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    count, weight = 20_000, torch.ones(20_000)
+
+    def drawn(spread: float, shift: float = 0.0) -> torch.Tensor:
+        """Either of two vectors, +spread or -spread in every channel, each about as likely."""
+        side = torch.randint(0, 2, (count, 1), generator=generator) * 2.0 - 1.0
+        return side * spread + shift + 0.05 * torch.randn(count, 4, generator=generator)
+
+    truth = drawn(1.0)
+    scores = {name: float(energy_score(*answers, truth, weight)) for name, answers in {
+        "drawn": (drawn(1.0), drawn(1.0)), "mean": (drawn(0.0), drawn(0.0)), "narrow": (drawn(0.7), drawn(0.7)),
+        "wide": (drawn(1.4), drawn(1.4)), "shifted": (drawn(1.0, 0.4), drawn(1.0, 0.4))}.items()}
+    assert min(scores, key=lambda name: scores[name]) == "drawn", scores
+    assert scores["mean"] > 1.3 * scores["drawn"], scores
+
+
+def test_scoring_answers_as_widely_as_the_truth_where_regression_answers_its_mean(tmp_path: Path) -> None:
+    """Latents that nothing foretells: the mean is 0, the truth has deviation 1."""
+    spec = tiny_spec()
+    rng = np.random.default_rng(5)
+    latents = [rng.standard_normal((60, *spec.latent_shape)).astype(np.float16) for _ in range(4)]
+    actions = [np.zeros((60, spec.actions.size), np.float32)] * 4
+    clips = LatentClips(latents, actions, [np.zeros((60, *spec.latent_shape[1:]), bool)] * 4, 12)
+    spread = {}
+    methods: list[Method] = [SelfRollout(parallel_share=1.0), Scoring(batch_clips=2, rollouts_from=2.0)]
+    for method in methods:
+        trainer = trainer_in(tmp_path, history_noise_share=0.0, noisy_target_share=0.0)
+        student = method.student(trainer)
+        for step in range(60):
+            student.step(clips, np.random.default_rng(step), 0.2)
+            for optimizer in student.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        z, action, _ = trainer.sample(clips, np.random.default_rng(9), 4)
+        ones = torch.ones(action.shape[:2])
+        with torch.no_grad():
+            made = trainer.predict(z[:, :-1], torch.randn_like(z[:, 1:]), action,
+                                   trainer.condition(action, ones, 0 * ones), 1)
+        spread[method.name] = float(made.std())
+    assert spread["self_rollout"] < 0.4 and spread["scoring"] > 0.6, spread

@@ -6,6 +6,7 @@ at noise level 1, and are judged by the same figures; methods can follow one ano
 stage of its own.
 
     self_rollout            regression on own rollouts                     regression.py
+    scoring                 two answers, a proper scoring rule             scoring.py
     consistency             jumps of a few-step teacher in one             consistency.py
     distribution_matching   real score against fake score (DMD)            distribution_matching.py
     adversarial             a discriminator over whole clips               adversarial.py

@@ -34,40 +34,55 @@ class Rollouts:
 
 
 @dataclass
-class Played:
-    """A clip played by the network itself and run again in parallel with gradient.
+class OwnPast:
+    """A clip played by the network itself.
 
-    made     (B, F, C, h, w) float32   what the network makes of it, with gradient
-    target   the same                  the recording
-    previous the same                  the latents it saw, real for the first frames
+    target   (B, F, C, h, w) float32   the recording
+    previous the same                  the latents that each frame saw, real for the first frames
+    noise    the same                  the noise that it saw
     action   (B, F, A); objects (B, F, h, w)
     real     number of leading frames whose input was real
     """
 
-    made: Tensor
     target: Tensor
     previous: Tensor
+    noise: Tensor
     action: Tensor
     objects: Tensor
     real: int
 
 
-def play(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts, spent: float,
-         gradient: bool = True) -> Played:
-    """Sample clips, play them through the ring and make every frame again in one parallel pass."""
+@dataclass
+class Played(OwnPast):
+    """The same, run again in parallel. made (B, F, C, h, w) float32: what the network makes of it, with
+    gradient if asked for."""
+
+    made: Tensor
+
+
+def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts,
+             spent: float) -> OwnPast:
+    """Sample clips and play them through the ring, as long as `spent` of the stage allows."""
     z, action, objects = trainer.sample(clips, rng, rollouts.batch_clips)
     longest = action.shape[1] - rollouts.real_frames
     reach = min(1.0, spent / rollouts.grow) if rollouts.grow else 1.0
     most = rollouts.shortest + max(int(reach * (longest - rollouts.shortest)), 0)
-    rolled = int(rng.integers(rollouts.shortest, most + 1))
-    count = rollouts.real_frames + rolled
+    count = rollouts.real_frames + int(rng.integers(rollouts.shortest, most + 1))
     z, action, objects = z[:, : count + 1], action[:, :count], objects[:, :count]
     seeds = rng.integers(0, 2**63, len(z)).astype(np.uint64)
     previous, noise = trainer.rollout(z, action, seeds, rollouts.real_frames)
+    return OwnPast(z[:, 1:], previous, noise, action, objects, rollouts.real_frames)
+
+
+def play(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts, spent: float,
+         gradient: bool = True) -> Played:
+    """`own_past`, and every frame made again in one parallel pass: the same latents, with gradient."""
+    past = own_past(trainer, clips, rng, rollouts, spent)
     with torch.set_grad_enabled(gradient):
-        ones = torch.ones(action.shape[:2], device=z.device)
-        made = trainer.predict(previous, noise, action, trainer.condition(action, ones, torch.zeros_like(ones)), 1)
-    return Played(made, z[:, 1:], previous, action, objects, rollouts.real_frames)
+        ones = torch.ones(past.action.shape[:2], device=past.target.device)
+        condition = trainer.condition(past.action, ones, torch.zeros_like(ones))
+        made = trainer.predict(past.previous, past.noise, past.action, condition, 1)
+    return Played(**vars(past), made=made)
 
 
 @dataclass(frozen=True)
