@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec
-from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
+from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout
+from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.recipes import Recipe
 
 CLIP_FRAMES = 28
@@ -29,4 +30,4 @@ def toy_recipe(recipe: Recipe, **fields: object) -> Recipe:
         shares={"autoencoder": 0.25, "dynamics": 0.25, "self_rollout": 0.25, "judges": 0.25},
         autoencoder=dataclasses.replace(recipe.autoencoder, batch_frames=4),
         dynamics=DynamicsTraining(clip_frames=CLIP_FRAMES, batch_clips=2, object_weight=recipe.dynamics.object_weight),
-        self_rollout=SelfRolloutTraining(clip_frames=CLIP_FRAMES, batch_clips=2, real_frames=4))
+        distillation=(SelfRollout(clip_frames=CLIP_FRAMES, rollouts=Rollouts(batch_clips=2, real_frames=4)),))

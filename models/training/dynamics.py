@@ -1,21 +1,16 @@
-"""Stages `dynamics` and `self_rollout`: learn to make the next latent in one evaluation.
+"""Stage `dynamics`: learn to make the next latent in one evaluation, all frames of a clip in parallel.
 
-dynamics: all frames of a clip in parallel under the world's own memory and plan. The frame to make
-enters as pure noise (as at play) or, for a few, as a noisy version of itself; the previous latent
-is corrupted, because at play it is the network's own and never quite right. Later in the stage some
-clips run twice: the first time without gradient, and what it made becomes the previous latent of
-the second (error recycling).
-
-self_rollout: the clip is played. Some real frames fill the ring, then the network runs on its own
-latents for K frames, one at a time through the same ring as at play; the same inputs then pass once
-in parallel (cached equals uncached, so they give the same latents) with gradient, and every
-frame is pulled towards the recording. K grows over the stage. Clips of the first stage are mixed in.
+The clip runs under the world's own memory and plan. The frame to make enters as pure noise (as at
+play) or, for a share, as a noisy version of itself; the previous latent is corrupted, because at
+play it is the network's own and never quite right. Later in the stage some clips run twice: the first
+time without gradient, and what it made becomes the previous latent of the second (error recycling).
 
     loss = mean weight (z_hat - z)^2      weight = 1 + object_weight [cell shows a small thing], mean 1
 
+What follows it, on the network's own dreams, is in distillation/.
+
 Sources: Diffusion Forcing (Chen et al. 2024), GameNGen (Valevski et al. 2024: corrupted history),
-DIAMOND (Alonso et al. 2024: own detached predictions as context, real targets), Self Forcing
-(Huang et al. 2025: roll out through the cache that play uses).
+error recycling (LongLive 2.0).
 """
 
 from __future__ import annotations
@@ -50,18 +45,6 @@ class DynamicsTraining:
     ema_decay: float = 0.998
 
 
-@dataclass(frozen=True)
-class SelfRolloutTraining:
-    clip_frames: int = 32
-    batch_clips: int = 4
-    learning_rate: float = 1e-3
-    matrix_learning_rate: float = 1e-2
-    real_frames: int = 8
-    shortest_rollout: int = 4
-    parallel_share: float = 0.25  # of the batches are those of the stage before
-    ema_decay: float = 0.997
-
-
 def optimizers_for(net: Dynamics, learning_rate: float, matrix_learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for everything else."""
     matrices = [p for name, p in net.named_parameters()
@@ -88,11 +71,29 @@ class ClipTrainer:
         levels = [level.cpu().numpy() for level in (noise_level, noise_level, history_noise)]
         return torch.from_numpy(conditioning.condition(action.cpu().numpy(), *levels)).to(action.device)
 
-    def predict(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, first: int) -> Tensor:
-        """z_hat (B, F, C, h, w) float32 of a clip in parallel."""
+    def predict(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, first: int,
+                net: Dynamics | None = None) -> Tensor:
+        """z_hat (B, F, C, h, w) float32 of a clip in parallel, by `net` (default: the one in training)."""
         with self.run.autocast():
-            out = self.net.sequence(previous, x, action, condition, first)
+            out = (net or self.net).sequence(previous, x, action, condition, first)
         return out.float()
+
+    def noised(self, latents: Tensor, level: Tensor) -> Tensor:
+        """(1 - s) z + s n: latents (B, F, C, h, w) at the noise levels s (B, F)."""
+        s = level[..., None, None, None]
+        return (1 - s) * latents + s * torch.randn_like(latents)
+
+    def corrupt(self, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """Previous latents (B, F, C, h, w) with noise on some frames, and its level as it is told to
+        the network, (B, F): now and then not at all, as at play."""
+        s, shape = self.settings, previous.shape[:2]
+
+        def chance(share: float) -> Tensor:
+            return torch.rand(shape, device=previous.device) < share
+
+        corruption = torch.rand(shape, device=previous.device) * s.history_noise * chance(s.history_noise_share)
+        noise = corruption[..., None, None, None] * torch.randn_like(previous)
+        return previous + noise, corruption * chance(s.history_noise_told)
 
     def loss(self, predicted: Tensor, target: Tensor, objects: Tensor) -> Tensor:
         weight = 1.0 + self.settings.object_weight * objects[:, :, None]
@@ -110,23 +111,17 @@ class ClipTrainer:
         previous, target = z[:, :-1], z[:, 1:]
         shape = target.shape[:2]
         torch.manual_seed(int(rng.integers(2**31)))
-
-        def chance(share: float) -> Tensor:
-            return torch.rand(shape, device=z.device) < share
-
         level = torch.ones(shape, device=z.device)
-        noisy = chance(s.noisy_target_share)
+        noisy = torch.rand(shape, device=z.device) < s.noisy_target_share
         level[noisy] = torch.sigmoid(torch.randn(shape, device=z.device) + 0.2)[noisy]
-        x = (1 - level)[..., None, None, None] * target + level[..., None, None, None] * torch.randn_like(target)
+        x = self.noised(target, level)
         first = self.first_frame(rng)
         if spent > s.recycle_from and rng.random() < s.recycle_share:
             with torch.no_grad():
                 made = self.predict(previous, x, action, self.condition(action, level, torch.zeros_like(level)), first)
-            keep = chance(0.8)[:, :-1, None, None, None]
+            keep = torch.rand(shape, device=z.device)[:, :-1, None, None, None] < 0.8
             previous = torch.cat([previous[:, :1], torch.where(keep, made[:, :-1], previous[:, 1:])], dim=1)
-        corruption = torch.rand(shape, device=z.device) * s.history_noise * chance(s.history_noise_share)
-        previous = previous + corruption[..., None, None, None] * torch.randn_like(previous)
-        told = corruption * chance(s.history_noise_told)
+        previous, told = self.corrupt(previous)
         predicted = self.predict(previous, x, action, self.condition(action, level, told), first)
         loss = self.loss(predicted, target, objects)
         loss.backward()
@@ -153,26 +148,6 @@ class ClipTrainer:
                                   RingPass(self.spec, ring, inputs).attend)[:, 0].float()
         return torch.stack(previous, dim=1), torch.stack(noises, dim=1)
 
-    def rollout_step(self, clips: LatentClips, rng: np.random.Generator, settings: SelfRolloutTraining,
-                     spent: float) -> dict[str, Tensor]:
-        """Forward and backward of one batch of the `self_rollout` stage."""
-        z, action, objects = self.sample(clips, rng, settings.batch_clips)
-        frames = action.shape[1]
-        longest = frames - settings.real_frames
-        # rollouts grow from shortest_rollout to the whole clip over the first half of the stage
-        reach = min(1.0, 2.0 * spent)
-        rolled = int(rng.integers(settings.shortest_rollout, settings.shortest_rollout
-                                  + max(int(reach * (longest - settings.shortest_rollout)), 1) + 1))
-        count = settings.real_frames + rolled
-        z, action, objects = z[:, : count + 1], action[:, :count], objects[:, :count]
-        seeds = rng.integers(0, 2**63, len(z)).astype(np.uint64)
-        previous, noise = self.rollout(z, action, seeds, settings.real_frames)
-        ones = torch.ones(action.shape[:2], device=z.device)
-        predicted = self.predict(previous, noise, action, self.condition(action, ones, torch.zeros_like(ones)), 1)
-        loss = self.loss(predicted, z[:, 1:], objects)
-        loss.backward()
-        return {"loss": loss, "rolled_frames": torch.tensor(float(rolled))}
-
 
 def train_dynamics(run: Run, spec: WorldSpec, settings: DynamicsTraining, seconds: float, clips: LatentClips,
                    held_out: LatentClips) -> dict[str, float]:
@@ -186,25 +161,6 @@ def train_dynamics(run: Run, spec: WorldSpec, settings: DynamicsTraining, second
     return measure(run, spec, values, held_out)
 
 
-def train_self_rollout(run: Run, spec: WorldSpec, settings: SelfRolloutTraining, before: DynamicsTraining,
-                       seconds: float, clips: LatentClips, held_out: LatentClips) -> dict[str, float]:
-    """Stage `self_rollout`, from the averaged weights of `dynamics`."""
-    trainer = ClipTrainer(run, spec, before)
-    saved = run.load("dynamics")
-    assert saved is not None, "self_rollout follows dynamics"
-    trainer.net.load_state_dict(saved["average"])
-
-    def step(rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
-        if rng.random() < settings.parallel_share:
-            return {"parallel_loss": trainer.parallel_step(clips, rng, 1.0)["loss"]}
-        return trainer.rollout_step(clips, rng, settings, spent)
-
-    values = train_stage(run, "self_rollout", trainer.net,
-                         optimizers_for(trainer.net, settings.learning_rate, settings.matrix_learning_rate), seconds,
-                         step, settings.ema_decay, report=lambda average: measure(run, spec, average.values, held_out))
-    return measure(run, spec, values, held_out)
-
-
 @torch.no_grad()
 def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], clips: LatentClips,
             count: int = 16) -> dict[str, float]:
@@ -212,7 +168,8 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], clips: LatentC
 
     one_step: every previous latent real; copy_last: z_(t-1) taken for z_t; shuffled: one_step with
     the actions of another clip, and shuffle_ratio, its ratio to one_step (1 means keys do nothing);
-    rollout_16, copy_16: sixteen frames into a rollout from eight real frames.
+    rollout_16, copy_16: sixteen frames into a rollout from eight real frames; spread_16: how much those
+    latents differ from clip to clip, in units of the real ones' (mist is below 1).
     """
     trainer = ClipTrainer(run, spec, DynamicsTraining())
     trainer.net.load_state_dict(values)
@@ -232,4 +189,5 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], clips: LatentC
     return {"one_step": one_step, "copy_last": float((z[:, 1:] - z[:, :-1]).square().mean()),
             "shuffle_ratio": shuffled / one_step,
             "rollout_16": float((seen[:, 23] - z[:, 23]).square().mean()),
-            "copy_16": float((z[:, 7] - z[:, 23]).square().mean())}
+            "copy_16": float((z[:, 7] - z[:, 23]).square().mean()),
+            "spread_16": float(seen[:, 23].std(0).mean() / z[:, 23].std(0).mean())}

@@ -21,17 +21,20 @@ from dreamloop.models.training.run import RECORD_FILE, Run
 START_FRAMES = 8
 
 
-def pack_world(run: Run, spec: WorldSpec, data: Recording) -> World:
-    """Write RUN/world from the newest finished stages; returns it as a player will load it."""
+def pack_world(run: Run, spec: WorldSpec, data: Recording, dynamics: str = "self_rollout",
+               folder: str = "world") -> World:
+    """Write RUN/`folder` with the averaged weights of the autoencoder and of stage `dynamics`; returns it
+    as a player will load it. With the stage of that name and a spec of several noise levels, this packs
+    the teacher."""
     weights: dict[str, np.ndarray] = {}
-    for prefix, stage in (("autoencoder.", "autoencoder"), ("dynamics.", "self_rollout")):
+    for prefix, stage in (("autoencoder.", "autoencoder"), ("dynamics.", dynamics)):
         saved = run.load(stage)
         assert saved is not None, f"stage {stage} comes before packing"
         weights |= {prefix + name: value.float().numpy() for name, value in saved["average"].items()}
-    folder = run.folder / "world"
-    save_world(folder, spec, weights, start_frames(data), card(spec, run.record))
-    write_figures(folder, spec)
-    return load_world(folder)
+    where = run.folder / folder
+    save_world(where, spec, weights, start_frames(data), card(spec, run.record))
+    write_figures(where, spec)
+    return load_world(where)
 
 
 def start_frames(data: Recording) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From a game to a world: record -> autoencoder -> dynamics -> self-rollout -> judges -> pack.
+"""From a game to a world: record -> autoencoder -> dynamics -> distillation -> judges -> pack.
 
     dreamloop train doom-arena --minutes 110 --resume
     dreamloop train --game gymnasium:MountainCar-v0 --minutes 60
@@ -19,7 +19,8 @@ from dreamloop.models.core.errors import GameError
 from dreamloop.models.training import recording
 from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
 from dreamloop.models.training.data import LatentClips, Recording
-from dreamloop.models.training.dynamics import train_dynamics, train_self_rollout
+from dreamloop.models.training.distillation import train_student
+from dreamloop.models.training.dynamics import train_dynamics
 from dreamloop.models.training.games import Player
 from dreamloop.models.training.judges import save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
@@ -49,17 +50,19 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
             _gate(run, chosen, name, work(seconds * shares[name]), seconds * shares[name])
 
     stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out))
-    if not run.finished("self_rollout"):
+    stages = ["dynamics", *(method.name for method in chosen.distillation)]
+    if not run.finished(stages[-1]):
         def clips(frames: int) -> list[LatentClips]:
             return [encode_recording(run, spec, split, part, frames)
                     for split, part in (("train", data), ("held_out", held_out))]
 
         stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames)))
-        stage("self_rollout", lambda s: train_self_rollout(run, spec, chosen.self_rollout, chosen.dynamics, s,
-                                                           *clips(chosen.self_rollout.clip_frames)))
+        for before, method in zip(stages, chosen.distillation, strict=False):
+            stage(method.name, lambda s, before=before, method=method: train_student(
+                run, spec, method, chosen.dynamics, before, s, *clips(method.clip_frames)))
     stage("judges", lambda s: train_judges(run, spec, data, held_out, s))
     save_judge(run, folder / "judges" / spec.game)
-    pack_world(run, spec, data)
+    pack_world(run, spec, data, stages[-1])
     run.console.print(f"packed {folder.name}/world: dreamloop play {folder / 'world'}")
     return folder / "world"
 

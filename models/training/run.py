@@ -129,18 +129,22 @@ def train_stage(run: Run, stage: str, module: nn.Module, optimizers: list[torch.
                 seconds: float, step: Callable[[np.random.Generator, float], dict[str, Tensor]],
                 ema_decay: float = 0.998, warmup_steps: int = 100, clip_norm: float = 1.0,
                 report: Callable[[Average], dict[str, float]] | None = None,
-                report_seconds: float = 300.0) -> dict[str, Tensor]:
+                report_seconds: float = 300.0, companion: nn.Module | None = None) -> dict[str, Tensor]:
     """Train `module` for a budget of `seconds` and return its averaged weights.
 
     step(rng, spent): forward and backward of one batch, spent in [0, 1] being the share of the
     budget used; returns figures to show. Learning rates warm up, then fall linearly to zero over the
-    budget. `report` is called now and then with the average for figures that cost more.
+    budget. `report` is called now and then with the average for figures that cost more. companion:
+    networks that learn beside the module (their parameters are among the optimizers'), kept in the
+    checkpoint but not part of what is returned.
     """
     average = Average(module, ema_decay)
     base = [[group["lr"] for group in o.param_groups] for o in optimizers]
     done, elapsed = 0, 0.0
     if (saved := run.load(stage)) is not None:
         module.load_state_dict(saved["module"])
+        if companion is not None:
+            companion.load_state_dict(saved["companion"])
         average.values = {k: v.to(run.device) for k, v in saved["average"].items()}
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -148,7 +152,8 @@ def train_stage(run: Run, stage: str, module: nn.Module, optimizers: list[torch.
 
     def checkpoint() -> None:
         run.save(stage, {"module": module.state_dict(), "average": average.values, "steps": done,
-                         "seconds": elapsed, "optimizers": [o.state_dict() for o in optimizers]})
+                         "seconds": elapsed, "optimizers": [o.state_dict() for o in optimizers],
+                         "companion": companion.state_dict() if companion is not None else {}})
 
     sums: dict[str, Tensor] = {}
     counted = 0

@@ -41,7 +41,7 @@ def test_a_toy_world_is_made_resumed_packed_and_played(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         def killed(*_: object) -> None:
             raise Killed
-        patch.setattr(pipeline, "train_self_rollout", killed)
+        patch.setattr(pipeline, "train_student", killed)
         pipeline.train(TOY, minutes=0.3, device="cpu", run_folder=run_folder)
     finished = json.loads((run_folder / "run.json").read_text())["stages"]
     assert list(finished) == ["record", "autoencoder", "dynamics"]

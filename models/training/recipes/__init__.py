@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.training.autoencoder import AutoencoderTraining
-from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
+from dreamloop.models.training.distillation import Method
+from dreamloop.models.training.distillation.regression import SelfRollout
+from dreamloop.models.training.dynamics import DynamicsTraining
 
 
 @dataclass(frozen=True)
 class Recipe:
     """spec: the world to make; record_frames: how much to record; shares: parts of the time budget
-    by stage; gates: least figure by `stage.figure` (the run stops below it); game: what `open_game`
-    takes, where the name in the spec is not enough (a folder's path)."""
+    by stage; gates: least figure by `stage.figure` (the run stops below it); distillation: what follows
+    stage `dynamics`, one stage each, by its name; the last one's network is the world's; game: what
+    `open_game` takes, where the name in the spec is not enough (a folder's path)."""
 
     spec: WorldSpec
     record_frames: int
@@ -24,7 +27,7 @@ class Recipe:
     gates: dict[str, float]
     autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)
     dynamics: DynamicsTraining = field(default_factory=DynamicsTraining)
-    self_rollout: SelfRolloutTraining = field(default_factory=SelfRolloutTraining)
+    distillation: tuple[Method, ...] = (SelfRollout(),)
     game: str = ""
 
     @property

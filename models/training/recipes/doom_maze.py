@@ -1,8 +1,8 @@
 """doom-maze: ViZDoom's `my_way_home` at 160x120, every tic, all six buttons of movement, no status bar.
 
 What a turn reveals was not on the screen, so the next frame is not certain given the past: a
-regressor averages over rooms. This recipe is the baseline that a generator has to beat. Its memory
-reaches further back than the arena's: besides the window, frames at every 8th.
+regressor averages over rooms, and scoring, which makes the step a generator, is there for that. Its
+memory reaches further back than the arena's: besides the window, frames at every 8th.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 from dreamloop.models.core.spec import MemorySpec
-from dreamloop.models.training.dynamics import DynamicsTraining, SelfRolloutTraining
+from dreamloop.models.training.distillation.scoring import Scoring
+from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.games.doom_keys import WALK, doom_actions
 from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
 
@@ -22,5 +23,5 @@ DOOM_MAZE = dataclasses.replace(
     record_frames=150_000,
     # longer than the span of the dilated frames, 4 x 8, and a phase of it
     dynamics=DynamicsTraining(clip_frames=42, batch_clips=4),
-    self_rollout=SelfRolloutTraining(clip_frames=44, batch_clips=3),
-    gates={"autoencoder.psnr": 25.0, "dynamics.shuffle_ratio": 1.1, "self_rollout.shuffle_ratio": 1.1})
+    distillation=(Scoring(clip_frames=44, batch_clips=2),),
+    gates={"autoencoder.psnr": 25.0, "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1})

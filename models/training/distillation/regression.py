@@ -1,0 +1,116 @@
+"""Regression on own rollouts: every frame of a dream is pulled towards the recording.
+
+Some real frames fill the ring, then the network runs on its own latents for K frames, one at a time
+through the ring of play; the same inputs then pass once in parallel, with gradient (cached
+equals uncached, so they give the same latents). K grows over the stage. Games are nearly
+deterministic, so the recording is the right answer for as long as the dream has not parted from it;
+where it has, the mean of what might be is what this learns, and that is mist.
+
+Sources: DIAMOND (Alonso et al. 2024: own detached predictions as context, real targets), Self
+Forcing (Huang et al. 2025: roll out through the cache that play uses).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamloop.models.training.data import LatentClips
+from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How clips are played. real_frames: that fill the ring; shortest: K at the stage's start, which
+    grows to the whole clip over the share `grow` of the stage."""
+
+    batch_clips: int = 4
+    real_frames: int = 8
+    shortest: int = 4
+    grow: float = 0.5
+
+
+@dataclass
+class OwnPast:
+    """A clip played by the network itself.
+
+    target   (B, F, C, h, w) float32   the recording
+    previous the same                  the latents that each frame saw, real for the first frames
+    noise    the same                  the noise that it saw
+    action   (B, F, A); objects (B, F, h, w)
+    real     number of leading frames whose input was real
+    """
+
+    target: Tensor
+    previous: Tensor
+    noise: Tensor
+    action: Tensor
+    objects: Tensor
+    real: int
+
+
+@dataclass
+class Played(OwnPast):
+    """The same, run again in parallel. made (B, F, C, h, w) float32: what the network makes of it, with
+    gradient if asked for."""
+
+    made: Tensor
+
+
+def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts,
+             spent: float) -> OwnPast:
+    """Sample clips and play them through the ring, as long as `spent` of the stage allows."""
+    z, action, objects = trainer.sample(clips, rng, rollouts.batch_clips)
+    longest = action.shape[1] - rollouts.real_frames
+    reach = min(1.0, spent / rollouts.grow) if rollouts.grow else 1.0
+    most = rollouts.shortest + max(int(reach * (longest - rollouts.shortest)), 0)
+    count = rollouts.real_frames + int(rng.integers(rollouts.shortest, most + 1))
+    z, action, objects = z[:, : count + 1], action[:, :count], objects[:, :count]
+    seeds = rng.integers(0, 2**63, len(z)).astype(np.uint64)
+    previous, noise = trainer.rollout(z, action, seeds, rollouts.real_frames)
+    return OwnPast(z[:, 1:], previous, noise, action, objects, rollouts.real_frames)
+
+
+def play(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts, spent: float,
+         gradient: bool = True) -> Played:
+    """`own_past`, and every frame made again in one parallel pass: the same latents, with gradient."""
+    past = own_past(trainer, clips, rng, rollouts, spent)
+    with torch.set_grad_enabled(gradient):
+        ones = torch.ones(past.action.shape[:2], device=past.target.device)
+        condition = trainer.condition(past.action, ones, torch.zeros_like(ones))
+        made = trainer.predict(past.previous, past.noise, past.action, condition, 1)
+    return Played(**vars(past), made=made)
+
+
+@dataclass(frozen=True)
+class SelfRollout:
+    """parallel_share: of the batches are those of the stage before, so that what they teach survives."""
+
+    name: str = "self_rollout"
+    clip_frames: int = 32
+    rollouts: Rollouts = field(default_factory=Rollouts)
+    learning_rate: float = 1e-3
+    matrix_learning_rate: float = 1e-2
+    parallel_share: float = 0.25
+    ema_decay: float = 0.997
+
+    def student(self, trainer: ClipTrainer) -> Regressor:
+        return Regressor(self, trainer)
+
+
+class Regressor:
+    def __init__(self, settings: SelfRollout, trainer: ClipTrainer) -> None:
+        self.settings, self.trainer, self.net = settings, trainer, trainer.net
+        self.companions = nn.ModuleDict()
+        self.optimizers = optimizers_for(self.net, settings.learning_rate, settings.matrix_learning_rate)
+
+    def step(self, clips: LatentClips, rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
+        if rng.random() < self.settings.parallel_share:
+            return {"parallel_loss": self.trainer.parallel_step(clips, rng, 1.0)["loss"]}
+        played = play(self.trainer, clips, rng, self.settings.rollouts, spent)
+        loss = self.trainer.loss(played.made, played.target, played.objects)
+        loss.backward()
+        return {"loss": loss, "rolled_frames": torch.tensor(float(played.made.shape[1] - played.real))}
