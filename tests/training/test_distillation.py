@@ -24,8 +24,11 @@ from dreamloop.models.training.run import Run
 
 SMALL = Rollouts(batch_clips=2, real_frames=4)
 METHODS: list[Method] = [
-    SelfRollout(rollouts=SMALL, learning_rate=2e-3), Consistency(batch_clips=2, learning_rate=1e-3),
-    Scoring(rollouts=SMALL, batch_clips=2, learning_rate=5e-4, matrix_learning_rate=2e-3), DistributionMatching(rollouts=SMALL), Adversarial(rollouts=SMALL, learning_rate=1e-3)]
+    SelfRollout(rollouts=SMALL, learning_rate=2e-3),
+    Scoring(rollouts=SMALL, batch_clips=2, learning_rate=5e-4, matrix_learning_rate=2e-3),
+    Consistency(batch_clips=2, learning_rate=1e-3),
+    DistributionMatching(rollouts=SMALL),
+    Adversarial(rollouts=SMALL, learning_rate=1e-3)]
 
 
 def trainer_in(folder: Path, **settings: float) -> ClipTrainer:
