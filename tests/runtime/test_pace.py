@@ -44,7 +44,7 @@ def test_trials_of_a_wider_view_wait_longer_and_longer_but_never_for_ever() -> N
             waits.append(count)
         count = 0 if late else count + 1
         relief.after(late, True)
-    doubled = [PATIENCE_FRAMES << i for i in range(20)]
+    doubled = [PATIENCE_FRAMES << i for i in range(60)]
     assert waits[1:] == [min(wait, MOST_PATIENCE_FRAMES) for wait in doubled][: len(waits) - 1] and len(waits) > 20
 
 
