@@ -45,13 +45,13 @@ class OpenVinoEngine:
     def new_state(self, batch: int = 1) -> State:
         return empty_state(self.world.spec, np.zeros(self.world.spec.ring_shape(batch), np.float32), batch)
 
-    def step(self, state: State, actions: np.ndarray) -> None:
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec, frames = self.world.spec, state.frame + 1
         request = self._request("step")
         values = self._bound(request, state.ring)
         z: np.ndarray | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
-            inputs = pass_inputs(spec, frames, state.seed, actions, index)
+            inputs = pass_inputs(spec, frames, state.seed, actions, index, view_frames)
             x = inputs.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * inputs.noise
             for name, value in values.items():
                 if name == "mask":
