@@ -236,10 +236,10 @@ def figures(times: np.ndarray) -> dict[str, float]:
 def table(report: dict[str, Any]) -> str:
     """The report as lines of text."""
     lines = [f"{report['world']} on {report['hardware']}, {report['threads']} threads, {report['frames']} frames",
-             f"{'':<20}{'p50 ms':>9}{'p99 ms':>9}{'fps':>8}{'pass':>8}{'decode':>8}{'ratio':>8}{'limit':>7}"
+             f"{'':<24}{'p50 ms':>9}{'p99 ms':>9}{'fps':>8}{'pass':>8}{'decode':>8}{'ratio':>8}{'limit':>7}"
              f"{'error':>10}"]
     for name, row in sorted(report["engines"].items(), key=lambda item: item[1]["p50_ms"]):
-        lines.append(f"{name:<20}{row['p50_ms']:9.2f}{row['p99_ms']:9.2f}{row['fps']:8.1f}{row['dynamics_ms']:8.2f}"
+        lines.append(f"{name:<24}{row['p50_ms']:9.2f}{row['p99_ms']:9.2f}{row['fps']:8.1f}{row['dynamics_ms']:8.2f}"
                      f"{row['decode_ms']:8.2f}{row['ratio']:8.2f}{row.get('share_of_limit', float('nan')):7.2f}"
                      f"{row['error_vs_oracle']:10.1e}")
     lines += [f"{name}: {why}" for name, why in report["unavailable"].items()]

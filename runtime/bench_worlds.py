@@ -57,7 +57,7 @@ def synthetic_world(spec: WorldSpec, seed: int = 0) -> World:
     generator = np.random.default_rng(seed)
     weights = {}
     for name, shape in weight_shapes(spec).items():
-        value = generator.standard_normal(shape, np.float32)
+        value: np.ndarray = generator.standard_normal(shape, np.float32)
         if name.endswith(("latent_std", "query_norm", "key_norm")):
             value = 1.0 + 0.1 * np.tanh(value)
         elif len(shape) == 1 or name.endswith("table"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,19 @@ def test_an_engine_that_cannot_run_is_listed_with_its_reason(tmp_path: Path, mon
     monkeypatch.setitem(benches.VARIANTS, "missing", missing)
     report = benches.bench(tiny_world(tmp_path), "missing", frames=2, threads=1)
     assert "tensorrt" in report["unavailable"]["missing"] and "missing" not in report["engines"]
+
+
+def test_openvino_is_listed_with_what_would_bring_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # its import fails, as where it is not installed
+    report = benches.bench(tiny_world(tmp_path), "openvino", frames=1, threads=1)
+    assert set(report["engines"]) == {"torch-eager-fp32"}
+    assert "pip install 'dreamloop[openvino]'" in report["unavailable"]["openvino-fp32"]
+
+
+def test_openvino_plays_what_the_oracle_plays(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed; it is an extra of its own")
+    report = benches.bench(tiny_world(tmp_path), "openvino-fp32", frames=2, threads=1)
+    assert report["unavailable"] == {} and report["engines"]["openvino-fp32"]["error_vs_oracle"] <= 1e-5
 
 
 def test_an_unknown_variant_lists_the_known_ones(tmp_path: Path) -> None:
