@@ -51,7 +51,7 @@ $(PLAY): $(SOURCES) | $(BIN)/python
 
 $(TEST): $(PLAY)
 	@echo "installing $(TORCH), the games and the test tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[train,games,eval,hub,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[train,games,eval,hub,rtx,dev]'
 	@touch $@
 
 clean:

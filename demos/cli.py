@@ -16,6 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dreamloop.models.core.errors import DreamloopError
@@ -191,8 +192,6 @@ def _packages(what: str, extra: str) -> Iterator[None]:
 
 
 def _bindings(args: argparse.Namespace) -> dict[str, Any]:
-    from pathlib import Path
-
     from dreamloop.demos.bindings import default_actions, default_path, load_bindings, write_bindings
     from dreamloop.models.core.world import load_world, zoo_names
     world, path = load_world(args.world), Path(args.file) if args.file else default_path()
@@ -207,6 +206,28 @@ def _bindings(args: argparse.Namespace) -> dict[str, Any]:
     print(f"from {bindings.path}" if bindings.path else f"from the defaults; --write makes {path} to edit")
     return {"world": world.name, "file": str(path), "exists": path.is_file(), "actions": bindings.actions,
             "commands": bindings.commands}
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.models.core.world import load_world
+    world = load_world(args.world)
+    with _packages("exporting", "onnx"):
+        from dreamloop.runtime import export, export_check
+        target, out = args.to
+        options = export.choose(world, target, args.form, args.precision, tuple(filter(None, args.arch.split(","))))
+        if args.check:
+            export_check.require(options)
+        with _progress("exporting") as progress:
+            report = export.export(world, options, out, progress)
+        for line in export.lines(report):
+            print(line)
+        if args.check:
+            with _progress("checking") as progress:
+                report["check"] = export_check.check(world, options, Path(out), args.frames, progress)
+            print(export_check.line(report["check"]))
+            report["ok"] = report["check"]["ok"]
+    print(f"wrote {out}; its README.md says how to run it")
+    return report
 
 
 def _worlds(args: argparse.Namespace) -> dict[str, Any]:
@@ -383,6 +404,18 @@ def _parser() -> argparse.ArgumentParser:
     unpack.add_argument("file", metavar="F", help="written by `dreamloop pack`")
     unpack.add_argument("out", nargs="?", metavar="OUT", help="folder to write to (default: the world's name)")
     unpack.add_argument("--sha256", metavar="HEX", help="refuse a file that has another")
+
+    export = verb("export", _export, "write a world as graphs or engines for another program",
+                  "dreamloop export doom-arena --to onnx out --check")
+    export.add_argument("world", nargs="?", default=DEFAULT_WORLD, metavar="WORLD",
+                        help=f"a world of the zoo or a folder (default: {DEFAULT_WORLD})")
+    export.add_argument("--to", required=True, nargs=2, metavar=("T", "OUT"),
+                        help="onnx, tensorrt or tensorrt-rtx; and the folder to write to: new, or an earlier export")
+    export.add_argument("--form", metavar="F", help="portable, sparse or in_place (default: the target's own)")
+    export.add_argument("--precision", metavar="P", help="such as fp32, fp16, int8 (default: the target's own)")
+    export.add_argument("--arch", default="", metavar="A,B", help="TensorRT: GPUs to build for, such as sm_89,sm_120")
+    export.add_argument("--check", action="store_true", help="run it beside a reference; status 1 where it differs")
+    export.add_argument("--frames", type=_whole(1), default=300, metavar="N", help="frames of --check (default: 300)")
 
     verb("engines", _engines, "list the engines, and why one cannot run", "dreamloop engines")
     doctor = verb("doctor", _doctor, "check the machine, the engines, the display and the worlds", "dreamloop doctor")

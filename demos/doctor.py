@@ -137,8 +137,8 @@ def _video() -> Check:
 
 def _cache() -> Check:
     try:
-        from dreamloop.runtime.engines.onnx_cache import cache_folder
-        folder = cache_folder()
+        from dreamloop.runtime.engines.cache import cache_folder
+        folder = cache_folder("onnx")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return Check("cache", OK, f"{folder} can be written to")

@@ -44,9 +44,10 @@ TABLE = (
     Layer("models", names(CORE)),
     Layer("runtime/engines/torch_engine.py",
           names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
-    # google.protobuf is what onnx files are made of, and comes with onnx
+    Layer("runtime/engines/trt", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"), names("torch")),
+    # google.protobuf is what onnx files are made of, ml_dtypes holds its low precisions; both come with onnx
     Layer("runtime/engines",
-          names(f"{CORE} dreamloop.models! dreamloop.runtime numpy onnx onnxruntime google.protobuf"),
+          names(f"{CORE} dreamloop.models! dreamloop.runtime numpy onnx onnxruntime ml_dtypes google.protobuf"),
           names("openvino")),  # compared with by `dreamloop bench`; nothing plays on it
     Layer("runtime/evaluate", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"),
           names(f"{TRAINING}.games {NETWORKS} torch av skimage matplotlib rich safetensors")),

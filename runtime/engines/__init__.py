@@ -44,10 +44,16 @@ class EngineStatus:
 BACKENDS = {b.name: b for b in (
     Backend("native", "dreamloop.runtime.engines.native_engine", "NativeEngine", (), ""),
     Backend("onnxruntime", "dreamloop.runtime.engines.onnx_engine", "OnnxEngine", ("onnx", "onnxruntime"), "onnx"),
+    Backend("tensorrt", "dreamloop.runtime.engines.trt_engine", "TensorRTEngine", ("tensorrt", "onnx", "torch"),
+            "tensorrt"),
+    Backend("tensorrt-rtx", "dreamloop.runtime.engines.trt_engine", "TensorRTForRTXEngine",
+            ("tensorrt_rtx", "onnx", "torch"), "rtx"),
     Backend("torch", "dreamloop.runtime.engines.torch_engine", "TorchEngine", ("torch",), "train"),
 )}
+ON_GPU = ("tensorrt", "tensorrt-rtx")
 AUTO_ORDER = ("native", "onnxruntime", "torch")
 CHOOSING = ("native", "torch")  # engines that run the plan top_k
+WITH_FORMS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 ENGINE_NAMES = ("native", "triton", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
@@ -71,9 +77,24 @@ def engine_status(name: str) -> EngineStatus:
     reason = _missing(BACKENDS[name])
     if reason:
         return EngineStatus(name, False, reason)
+    if name in ON_GPU and (reason := _gpu_missing(name)):
+        return EngineStatus(name, False, reason)
     versions = [f"{package} {getattr(import_package(package), '__version__', '?')}"
                 for package in BACKENDS[name].needs]
     return EngineStatus(name, True, ", ".join(versions))
+
+
+def _gpu_missing(name: str) -> str:
+    """Why a GPU engine whose library is there cannot run, or an empty string."""
+    trt_build = importlib.import_module("dreamloop.runtime.engines.trt_build")
+    try:
+        version = trt_build.version(name)
+    except EngineError as error:
+        return str(error)
+    if trt_build.device_architecture():
+        return ""
+    builds = "; it builds engines without one: dreamloop export" if name == "tensorrt-rtx" else ""
+    return f"{version} is here, but no NVIDIA GPU that torch can use{builds}"
 
 
 def _native_status() -> EngineStatus:
@@ -88,7 +109,7 @@ def _native_status() -> EngineStatus:
         return EngineStatus("native", False, str(error))
 
 
-def _open(world: World, name: str, precision: str | None, threads: int | None) -> Engine:
+def _open(world: World, name: str, precision: str | None, threads: int | None, form: str | None = None) -> Engine:
     status = engine_status(name)
     if not status.available:
         raise EngineError(f"engine {name} is not available: {status.reason}")
@@ -97,16 +118,19 @@ def _open(world: World, name: str, precision: str | None, threads: int | None) -
                           f"asks; {', '.join(CHOOSING)} can")
     backend = BACKENDS[name]
     kind = getattr(importlib.import_module(backend.module), backend.class_name)
-    options = {} if precision is None else {"precision": precision}
+    options = {key: value for key, value in (("precision", precision), ("form", form)) if value is not None}
+    if form is not None and name not in WITH_FORMS:
+        raise EngineError(f"engine {name} has no forms; {', '.join(WITH_FORMS)} have")
     return cast(Engine, kind(world, threads=threads, **options))
 
 
 def open_engine(world: World, engine: str = "auto", precision: str | None = None,
-                threads: int | None = None) -> Engine:
+                threads: int | None = None, form: str | None = None) -> Engine:
     """The engine `engine` with the weights of `world`, ready to step.
 
     engine: one of `ENGINE_NAMES`, or `auto`, which takes the first of `AUTO_ORDER` that can run;
-    precision: None is the engine's own default; threads: None leaves it to the backend.
+    precision: None is the engine's own default; threads: None leaves it to the backend; form: of the graphs of
+    the engines that have them (`WITH_FORMS`), see onnx_graph.py.
     Raises `EngineError`: an engine asked for by name never falls back to another one.
     """
     if threads is not None and threads < 1:
@@ -114,11 +138,11 @@ def open_engine(world: World, engine: str = "auto", precision: str | None = None
     if engine != "auto":
         if engine not in ENGINE_NAMES:
             raise EngineError(f"no engine {engine[:100]!r}; known: auto, {', '.join(ENGINE_NAMES)}")
-        return _chosen(_open(world, engine, precision, threads), f"{engine}, as asked")
+        return _chosen(_open(world, engine, precision, threads, form), f"{engine}, as asked")
     reasons = []
     for name in AUTO_ORDER:
         try:
-            opened = _open(world, name, precision, threads)
+            opened = _open(world, name, precision, threads, form)
         except EngineError as error:
             reasons.append(f"{name}: {error}")
             continue

@@ -1,86 +1,70 @@
-"""Built graphs in the user's cache folder: $XDG_CACHE_HOME/dreamloop/onnx, or ~/.cache/dreamloop/onnx.
+"""Graphs and calibrations of a world, built once and kept in the user's cache folder (cache.py).
 
-    <world hash>/step-portable-fp32-b1-v1-onnx1.20.onnx           the model
-    <world hash>/step-portable-fp32-b1-v1-onnx1.20.onnx.sha256    its checksum
-
-A graph is taken from here only when its checksum holds and its metadata name this very world, form,
-precision, batch and builder; anything else is built anew and written over. A folder that cannot be
-written costs the time of building and nothing more.
+A graph is taken from there only when it is intact and its metadata name this very world, form, precision,
+batch and builder; anything else is built anew and written over.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import tempfile
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from dreamloop.models.core.world import World
-from dreamloop.runtime.engines import onnx_graph
+from dreamloop.runtime.engines import cache, onnx_calibrate, onnx_graph
+from dreamloop.runtime.engines.onnx_precision import precision_of
 
 
-def cache_folder() -> Path:
-    """Where graphs are kept; it need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path("~").expanduser() / ".cache"
-    return root / "dreamloop" / "onnx"
-
-
-def cache_path(world: World, kind: str, batch: int) -> Path:
+def cache_path(world: World, kind: str, batch: int, form: str = "portable", precision: str = "fp32") -> Path:
     """The file of one graph; its name holds everything that the graph depends on."""
-    name = f"{kind}-portable-fp32-b{batch}-v{onnx_graph.BUILDER_VERSION}-onnx{onnx.__version__}.onnx"
-    return cache_folder() / world.hash / name
+    said = onnx_graph.identity(world, kind, batch, form, precision)
+    name = (f"{kind}-{said['form']}-{said['precision']}-b{batch}-v{onnx_graph.BUILDER_VERSION}"
+            f"-onnx{onnx.__version__}.onnx")
+    return cache.world_folder("onnx", world) / name
 
 
-def load_or_build(world: World, kind: str, batch: int) -> bytes:
+def load_or_build(world: World, kind: str, batch: int, form: str = "portable", precision: str = "fp32") -> bytes:
     """The serialised model `kind` of a world, from the cache where it holds an intact one."""
-    try:
-        path = cache_path(world, kind, batch)
-    except RuntimeError:  # no home folder to be found
-        return onnx_graph.build(world, kind, batch).SerializeToString()
-    found = _read(path, onnx_graph.identity(world, kind, batch))
-    if found is not None:
+    said = onnx_graph.identity(world, kind, batch, form, precision)
+    path = _found(lambda: cache_path(world, kind, batch, form, precision))
+    found = cache.read(path) if path else None
+    if found and _is(found, said):
         return found
-    data = onnx_graph.build(world, kind, batch).SerializeToString()
-    with contextlib.suppress(OSError):  # the cache saves time; without it the world plays just the same
-        _write(path, data)
+    scales = calibration(world) if kind == "step" and precision_of(precision).calibrated else None
+    data = onnx_graph.build(world, kind, batch, said["form"], said["precision"], scales).SerializeToString()
+    if path:
+        cache.write(path, data)
     return data
 
 
-def _read(path: Path, identity: dict[str, str]) -> bytes | None:
-    """The file's bytes, or None unless they are whole and say that they are `identity`."""
+def calibration(world: World) -> dict[str, float]:
+    """Largest activation of every product of the blocks, measured once per world."""
+    path = _found(lambda: cache.world_folder("onnx", world) / f"calibration-v{onnx_graph.BUILDER_VERSION}.json")
+    found = cache.read(path) if path else None
+    if found:
+        return {str(name): float(value) for name, value in json.loads(found).items()}
+    scales = onnx_calibrate.measure(world)
+    if path:
+        cache.write(path, json.dumps(scales).encode())
+    return scales
+
+
+def _found(path: Callable[[], Path]) -> Path | None:
+    """The path, or None where there is no home folder to keep things in."""
     try:
-        data = path.read_bytes()
-        written = _checksum_path(path).read_text("ascii")
-    except (OSError, UnicodeDecodeError):
+        return path()
+    except RuntimeError:
         return None
-    if hashlib.sha256(data).hexdigest() != written:
-        return None
+
+
+def _is(data: bytes, identity: dict[str, str]) -> bool:
+    """Whether a serialised model says that it is what was asked for."""
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError:
-        return None
+        return False
     said = {entry.key: entry.value for entry in model.metadata_props}
-    return data if all(said.get(key) == value for key, value in identity.items()) else None
-
-
-def _checksum_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Both files, each at once or not at all; a reader between the two finds a wrong checksum."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, content in ((path, data), (_checksum_path(path), hashlib.sha256(data).hexdigest().encode())):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=target.name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, target)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    return all(said.get(key) == value for key, value in identity.items())

@@ -20,8 +20,8 @@ class OnnxInt8Engine(OnnxEngine):
     def __init__(self, world: World, threads: int | None = None) -> None:
         super().__init__(world, "fp32", threads)
         self.precision = "int8"
-        build = self._load_or_build
-        self._load_or_build = lambda world, kind, batch: quantized(build(world, kind, batch))
+        build = self.load_or_build
+        self.load_or_build = lambda world, kind, batch, form, _: quantized(build(world, kind, batch, form))
 
 
 def quantized(model: bytes) -> bytes:

@@ -2,7 +2,9 @@
 
 `Graph` adds nodes, constants, inputs and outputs; every tensor is named after the node that makes it,
 and every node after its layer (`blocks.3.attention.scores`), so a profile or a build log can be
-read. Standard operators of opset 20 only, static shapes. Layers are functions Graph -> tensor name.
+read. Standard operators only, static shapes. Layers are functions Graph -> tensor name. A graph has a
+precision: `low` takes a float32 tensor to its base type and `full` back, and both are the tensor
+itself where the base is float32.
 
 Forms were chosen by ONNX Runtime's CPU profile and are exact for every other reader:
 
@@ -14,22 +16,38 @@ Forms were chosen by ONNX Runtime's CPU profile and are exact for every other re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
+from dreamloop.runtime.engines.onnx_precision import (
+    INT4_INPUTS,
+    LARGEST,
+    PRECISIONS,
+    STORED,
+    Precision,
+    quantized,
+)
+
 OPSET = 20  # the newest that ONNX Runtime 1.20, OpenVINO 2024 and TensorRT 10 all read
-IR_VERSION = 9  # the one that came with opset 20
+IR_VERSIONS = {20: 9, 21: 10, 22: 10, 24: 11}  # the one that came with each opset
 NORM_EPSILON = 1e-6
 
 
 class Graph:
-    """Nodes and weights of one model under construction. Methods return names of tensors."""
+    """Nodes and weights of one model under construction. Methods return names of tensors.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    scales: largest activation of each calibrated product, by name of the product's layer; a product
+    that is not among them is not quantised. watched: (name, tensor) of every product that could be.
+    """
+
+    def __init__(self, name: str, precision: Precision = PRECISIONS["fp32"],
+                 scales: Mapping[str, float] | None = None) -> None:
+        self.name, self.precision, self.scales = name, precision, scales or {}
+        self.opset = {"int4": 21, "bf16": 22}.get(precision.products, OPSET)  # the first with it
+        self.watched: list[tuple[str, str]] = []
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
@@ -47,6 +65,24 @@ class Graph:
                     if used == tensor:
                         names[i] = name
         self.outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+
+    def typed(self, name: str, value: np.ndarray) -> str:
+        """A constant of exactly this type: int4, float8, bfloat16 and so on."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name)
+        return name
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """A constant in the base type."""
+        return self.typed(name, value.astype(self.precision.dtype))
+
+    def low(self, name: str, x: str) -> str:
+        """A float32 tensor in the base type."""
+        return x if self.precision.is_float32 else self.node("Cast", f"{name}.low", x, to=self.precision.tensor_type)
+
+    def full(self, name: str, x: str) -> str:
+        """A tensor of the base type in float32."""
+        return x if self.precision.is_float32 else self.node("Cast", f"{name}.full", x, to=TensorProto.FLOAT)
 
     def constant(self, name: str, value: np.ndarray | Sequence[int] | float) -> str:
         """float arrays and numbers become float32; sequences of int become int64 (shapes, axes)."""
@@ -85,16 +121,43 @@ class Graph:
     def model(self, metadata: dict[str, str]) -> ModelProto:
         """The finished, checked model."""
         graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.constants.values()))
-        model = helper.make_model(graph, producer_name="dreamloop", ir_version=IR_VERSION,
-                                  opset_imports=[helper.make_opsetid("", OPSET)])
+        model = helper.make_model(graph, producer_name="dreamloop", ir_version=IR_VERSIONS[self.opset],
+                                  opset_imports=[helper.make_opsetid("", self.opset)])
         helper.set_model_props(model, metadata)
         checker.check_model(model, full_check=True)
         return model
 
 
 def linear(g: Graph, name: str, x: str, weights: dict[str, np.ndarray], tensor: str) -> str:
-    """x W^T (+ b): (..., in) -> (..., out), with `tensor`.weight (out, in) and, if there is one, `tensor`.bias."""
-    product = g.node("MatMul", f"{name}.product", x, g.constant(f"{tensor}.weight", weights[f"{tensor}.weight"].T))
+    """x W^T (+ b): (..., in) -> (..., out), float32, with `tensor`.weight (out, in) and, if there is one,
+    `tensor`.bias. The product is in the base type."""
+    factor = g.weight(f"{tensor}.weight", weights[f"{tensor}.weight"].T)
+    return _product(g, name, g.low(name, x), factor, weights, tensor)
+
+
+def block_linear(g: Graph, name: str, x: str, weights: dict[str, np.ndarray], tensor: str) -> str:
+    """`linear` of a block: quantised where the graph's precision says so."""
+    g.watched.append((name, x))
+    products = g.precision.products
+    stored = quantized(weights[f"{tensor}.weight"].T, products) if products in STORED else None
+    if stored is None or (g.precision.calibrated and name not in g.scales):
+        return linear(g, name, x, weights, tensor)
+    low, (values, scales) = g.low(name, x), stored
+    if g.precision.calibrated:
+        scale = np.asarray(g.scales[name] / LARGEST[products], g.precision.dtype)
+        pair = g.typed(f"{name}.scale", scale), g.typed(f"{name}.zero", np.zeros((), STORED[products]))
+        low = g.node("DequantizeLinear", f"{name}.dequantized",
+                     g.node("QuantizeLinear", f"{name}.quantized", low, *pair), *pair)
+    blocks = {"block_size": INT4_INPUTS} if products == "int4" else {}
+    factor = g.node("DequantizeLinear", f"{name}.weight", g.typed(f"{tensor}.weight.{products}", values),
+                    g.typed(f"{tensor}.weight.scale", scales.astype(g.precision.dtype)),
+                    g.typed(f"{tensor}.weight.zero", np.zeros(scales.shape, STORED[products])),
+                    axis=0 if blocks else 1, **blocks)
+    return _product(g, name, low, factor, weights, tensor)
+
+
+def _product(g: Graph, name: str, low: str, factor: str, weights: dict[str, np.ndarray], tensor: str) -> str:
+    product = g.full(f"{name}.product", g.node("MatMul", f"{name}.product", low, factor))
     if f"{tensor}.bias" not in weights:
         return product
     return g.node("Add", name, product, g.constant(f"{tensor}.bias", weights[f"{tensor}.bias"]))
@@ -141,9 +204,10 @@ def rotate(g: Graph, name: str, x: str, size: int, factors: tuple[str, str]) -> 
 
 
 def convolution(g: Graph, name: str, x: str, weight: np.ndarray, bias: np.ndarray, stride: int = 1) -> str:
-    """(B, in, h, w) -> (B, out, h / stride, w / stride), padded with zeros; weight (out, in, k, k), k odd."""
+    """(B, in, h, w) -> (B, out, h / stride, w / stride), in the base type, padded with zeros; weight (out, in, k, k),
+    k odd."""
     kernel = weight.shape[-1]
-    return g.node("Conv", name, x, g.constant(f"{name}.weight", weight), g.constant(f"{name}.bias", bias),
+    return g.node("Conv", name, x, g.weight(f"{name}.weight", weight), g.weight(f"{name}.bias", bias),
                   kernel_shape=[kernel, kernel], strides=[stride, stride], pads=[kernel // 2] * 4)
 
 

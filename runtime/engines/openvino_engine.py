@@ -17,7 +17,7 @@ from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime.engines import onnx_cache
 from dreamloop.runtime.engines.base import State, empty_state
-from dreamloop.runtime.engines.onnx_engine import commit, write_mask
+from dreamloop.runtime.engines.onnx_pass import commit, write_inputs
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -53,12 +53,7 @@ class OpenVinoEngine:
         for index, sigma in enumerate(spec.dynamics.sigmas):
             inputs = pass_inputs(spec, frames, state.seed, actions, index, view_frames)
             x = inputs.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * inputs.noise
-            for name, value in values.items():
-                if name == "mask":
-                    write_mask(spec, inputs, value)
-                else:
-                    value[...] = {"previous": state.latent, "x": x}[name] if name in ("previous", "x") \
-                        else getattr(inputs, name)
+            write_inputs(spec, state.latent, x, inputs, values)
             request.infer()
             z = request.get_tensor("z").data.copy()
         assert z is not None

@@ -188,7 +188,8 @@ def test_a_failed_recording_leaves_nothing_behind(folder: Path, tmp_path: Path) 
 
 
 def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("play", "profile", "evaluate", "replay", "record", "train", "bindings", "worlds", "engines", "doctor"):
+    for verb in ("play", "profile", "evaluate", "replay", "record", "train", "export", "bindings", "worlds", "engines",
+                 "doctor"):
         with pytest.raises(SystemExit) as left:
             main([verb, "--help"])
         assert left.value.code == 0

@@ -1,0 +1,103 @@
+"""Engines of TensorRT as files: never loaded unless they are whole and exactly what is wanted.
+
+    step-in_place-fp16-b1-sm_89-tensorrt-rtx-1.7.1.116.engine          the plan, as the library serialised it
+    step-in_place-fp16-b1-sm_89-tensorrt-rtx-1.7.1.116.engine.json     what it is, its checksum, the report of its build
+
+What an engine is: library and version, architecture, SHA-256 of the graph, flags, world. In the user's cache folder
+an engine that is not what is wanted is built anew, and the report says why; an engine that the caller names is
+refused in one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from dreamloop.models.core.errors import EngineError
+from dreamloop.models.core.world import World
+from dreamloop.runtime.engines import cache, onnx_cache, onnx_graph, trt_build
+
+
+def identity(name: str, world: World, model: bytes, arch: str) -> dict[str, str]:
+    """All that an engine depends on, as it is written beside it."""
+    return {"library": trt_build.version(name), "arch": arch, "world_hash": world.hash,
+            "graph": hashlib.sha256(model).hexdigest(), "flags": " ".join(trt_build.FLAGS)}
+
+
+def save(path: Path, built: trt_build.Built, said: dict[str, str]) -> None:
+    """The engine and what it is, beside each other. Raises `OSError`."""
+    path.write_bytes(built.engine)
+    record_path(path).write_text(json.dumps(_record(built, said), indent=2) + "\n", "utf-8")
+
+
+def read(path: Path, wanted: dict[str, str]) -> tuple[bytes, dict[str, Any]]:
+    """The engine and the report of its build. Raises `EngineError` of one line where it is damaged, or for another
+    world, architecture or version."""
+    try:
+        engine, record = path.read_bytes(), json.loads(record_path(path).read_text("utf-8"))
+        said, digest, report = record["identity"], record["sha256"], record["report"]
+        differing = [key for key, value in wanted.items() if said.get(key) != value]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"engine {path.name} cannot be read: {type(error).__name__}") from error
+    if differing:
+        first = differing[0]
+        raise EngineError(f"engine {path.name} has {first} {str(said.get(first))[:40]}, wanted is {wanted[first][:40]}")
+    if hashlib.sha256(engine).hexdigest() != digest:
+        raise EngineError(f"engine {path.name} is damaged: its checksum does not hold")
+    return engine, report
+
+
+def load_or_build(name: str, world: World, kind: str, batch: int, form: str, precision: str,
+                  arch: str) -> tuple[bytes, dict[str, Any]]:
+    """The engine of a graph, from the cache where it holds one that is whole, and the report of its build, with
+    `rebuilt_because` where one was there that could not be used."""
+    model = onnx_cache.load_or_build(world, kind, batch, form, precision)
+    wanted = identity(name, world, model, arch)
+    path = engine_path(name, world, kind, batch, form, precision, arch)
+    reason = ""
+    if path is not None and path.exists():
+        try:
+            return read(path, wanted)
+        except EngineError as error:
+            reason = str(error)
+    built = build(name, model, arch)
+    if path is not None:
+        cache.write(path, built.engine)
+        cache.write(record_path(path), json.dumps(_record(built, wanted)).encode())
+    return built.engine, built.report | ({"rebuilt_because": reason} if reason else {})
+
+
+def build(name: str, model: bytes, arch: str) -> trt_build.Built:
+    """`trt_build.build` with the timing cache that plain TensorRT keeps between builds."""
+    path = None
+    if name == "tensorrt":
+        try:
+            file = f"{trt_build.version(name).replace(' ', '-')}-{arch}.cache"
+            path = cache.cache_folder("tensorrt") / "timing" / file
+        except RuntimeError:  # no home folder to be found
+            path = None
+    built = trt_build.build(name, model, arch, (cache.read(path) if path else None) or b"")
+    if path is not None and built.timing_cache:
+        cache.write(path, built.timing_cache)
+    return built
+
+
+def engine_path(name: str, world: World, kind: str, batch: int, form: str, precision: str, arch: str) -> Path | None:
+    """Where the cache keeps an engine, or None where there is no home folder."""
+    said = onnx_graph.identity(world, kind, batch, form, precision)
+    file = (f"{kind}-{said['form']}-{said['precision']}-b{batch}-{arch}-"
+            f"{trt_build.version(name).replace(' ', '-')}.engine")
+    try:
+        return cache.world_folder("tensorrt", world) / file
+    except RuntimeError:
+        return None
+
+
+def record_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _record(built: trt_build.Built, said: dict[str, str]) -> dict[str, Any]:
+    return {"identity": said, "sha256": hashlib.sha256(built.engine).hexdigest(), "report": built.report}
