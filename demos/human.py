@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pygame
 
-from dreamloop.demos import keys
+from dreamloop.demos.inputs import label, scancodes, words
 from dreamloop.demos.player import WINDOW_WIDTH, start_display
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import ActionSpec
@@ -51,10 +51,12 @@ class HumanWindow:
         self._left = False
 
     def bind(self, actions: ActionSpec) -> None:
-        self._buttons = keys.buttons_by_key(actions)
+        self._buttons = {place: [button.name for button in actions.buttons if code in button.keys]
+                         for place, code in scancodes().items()}
         if not any(self._buttons.values()):
             raise DreamloopError(f"{self._name}: none of its buttons has a key")
-        self._hint = ", ".join(f"{pressed}: {does.lower()}" for pressed, does in keys.bindings(actions))
+        self._hint = ", ".join(f"{' / '.join(map(label, button.keys))}: {words(button.name).lower()}"
+                               for button in actions.buttons if button.keys)
 
     def held_after(self, frame: np.ndarray) -> set[str]:
         """Show a frame, (H, W, 3) uint8, for as long as it lasts; then the names of the buttons that are
@@ -71,13 +73,13 @@ class HumanWindow:
                 pygame.display.quit()
                 raise PlayerLeft
             if event.type == pygame.KEYDOWN:
-                self._down.add(event.key)
-                tapped.add(event.key)
+                self._down.add(event.scancode)
+                tapped.add(event.scancode)
             elif event.type == pygame.KEYUP:
-                self._down.discard(event.key)
+                self._down.discard(event.scancode)
             elif event.type == pygame.WINDOWFOCUSLOST:
                 self._down.clear()
-        return {name for key in self._down | tapped for name in self._buttons.get(key, [])}
+        return {name for place in self._down | tapped for name in self._buttons.get(place, [])}
 
     def _show(self, frame: np.ndarray) -> None:
         height, width, _ = frame.shape

@@ -88,7 +88,7 @@ def draw_sheet(path: str, found: list[World]) -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import pygame
 
-    from dreamloop.demos import keys
+    from dreamloop.demos.inputs import words
     if Path(path).suffix.lower() != ".png":
         raise DreamloopError(f"--sheet {path}: a sheet is a .png file")
     pygame.font.init()
@@ -110,7 +110,7 @@ def draw_sheet(path: str, found: list[World]) -> None:
         x = pad + i % columns * (THUMBNAIL_WIDTH + pad)
         y = pad + i // columns * (tallest + text + pad)
         sheet.blit(picture, (x, y))
-        told = "  ".join(keys.words(name) for name in world.spec.actions.names)
+        told = "  ".join(words(name) for name in world.spec.actions.names)
         sheet.blit(name_font.render(f"{world.name}   {world.spec.fps:g} frames a second", True, (235, 235, 235)),
                    (x, y + picture.get_height() + 8))
         words = small_font.render(told, True, (160, 160, 170))

@@ -30,12 +30,12 @@ def window(monkeypatch: pytest.MonkeyPatch) -> HumanWindow:
 
 def test_keys_that_are_down_are_held_and_a_tap_counts(window: HumanWindow) -> None:
     assert window.held_after(FRAME) == set()
-    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_LEFT))
-    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_x))
-    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_x))
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_LEFT, scancode=pygame.KSCAN_LEFT))
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_x, scancode=pygame.KSCAN_X))
+    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_x, scancode=pygame.KSCAN_X))
     assert window.held_after(FRAME) == {"left", "fire"}
     assert window.held_after(FRAME) == {"left"}
-    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_LEFT))
+    pygame.event.post(pygame.event.Event(pygame.KEYUP, key=pygame.K_LEFT, scancode=pygame.KSCAN_LEFT))
     assert window.held_after(FRAME) == set()
     surface = pygame.display.get_surface()
     assert surface is not None and surface.get_at((5, 5))[:3] == (10, 200, 30), "the game's frame is shown"
@@ -44,7 +44,7 @@ def test_keys_that_are_down_are_held_and_a_tap_counts(window: HumanWindow) -> No
 
 def test_esc_ends_the_recording_for_good(window: HumanWindow) -> None:
     window.held_after(FRAME)
-    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE))
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_ESCAPE, scancode=pygame.KSCAN_ESCAPE))
     for _ in range(2):
         with pytest.raises(PlayerLeft):
             window.held_after(FRAME)
