@@ -113,8 +113,8 @@ def draw_sheet(path: str, found: list[World]) -> None:
         told = "  ".join(words(name) for name in world.spec.actions.names)
         sheet.blit(name_font.render(f"{world.name}   {world.spec.fps:g} frames a second", True, (235, 235, 235)),
                    (x, y + picture.get_height() + 8))
-        words = small_font.render(told, True, (160, 160, 170))
-        sheet.blit(words, (x, y + picture.get_height() + 32), (0, 0, THUMBNAIL_WIDTH, words.get_height()))
+        line = small_font.render(told, True, (160, 160, 170))
+        sheet.blit(line, (x, y + picture.get_height() + 32), (0, 0, THUMBNAIL_WIDTH, line.get_height()))
     try:
         pygame.image.save(sheet, path)
     except (pygame.error, OSError) as error:

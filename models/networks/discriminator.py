@@ -24,8 +24,8 @@ class ClipDiscriminator(nn.Module):
         self.action = nn.Linear(spec.actions.size, width)
         # halve rows and columns once: 8 x 10 latents become 4 x 5 cells of two frames' motion each
         self.down = nn.Conv3d(width, width, (3, 2, 2), stride=(1, 2, 2), padding=(1, 0, 0))
-        self.blocks = nn.ModuleList(nn.ModuleList([nn.GroupNorm(8, width), nn.Conv3d(width, width, 3, padding=1)])
-                                    for _ in range(blocks))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.GroupNorm(8, width), nn.LeakyReLU(0.2),
+                                                  nn.Conv3d(width, width, 3, padding=1)) for _ in range(blocks))
         self.norm = nn.GroupNorm(8, width)
         self.head = nn.Linear(2 * width, 1)
 
@@ -33,8 +33,8 @@ class ClipDiscriminator(nn.Module):
         x = self.stem(latents.transpose(1, 2))  # (B, W, F, h, w)
         held = self.action(actions).transpose(1, 2)[..., None, None]
         x = self.down(functional.leaky_relu(x + held, 0.2))
-        for norm, convolution in self.blocks:
-            x = x + convolution(functional.leaky_relu(norm(x), 0.2))
+        for block in self.blocks:
+            x = x + block(x)
         x = functional.leaky_relu(self.norm(x), 0.2)
         # mean: how much of the picture looks right; peak: one wrong monster is enough
         pooled = torch.cat([x.mean((3, 4)), x.amax((3, 4))], dim=1)

@@ -10,6 +10,7 @@ ends at a gate: below its figure the run stops and says so.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,7 +20,7 @@ from dreamloop.models.core.errors import GameError
 from dreamloop.models.training import recording
 from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
 from dreamloop.models.training.data import LatentClips, Recording
-from dreamloop.models.training.distillation import train_student
+from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.dynamics import train_dynamics
 from dreamloop.models.training.games import Player
 from dreamloop.models.training.judges import save_judge, train_judges
@@ -58,13 +59,17 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
 
         stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames)))
         for before, method in zip(stages, chosen.distillation, strict=False):
-            stage(method.name, lambda s, before=before, method=method: train_student(
-                run, spec, method, chosen.dynamics, before, s, *clips(method.clip_frames)))
+            stage(method.name, partial(_distil, run, chosen, before, method, clips))
     stage("judges", lambda s: train_judges(run, spec, data, held_out, s))
     save_judge(run, folder / "judges" / spec.game)
     pack_world(run, spec, data, stages[-1])
     run.console.print(f"packed {folder.name}/world: dreamloop play {folder / 'world'}")
     return folder / "world"
+
+
+def _distil(run: Run, chosen: Recipe, before: str, method: Method, clips: Callable[[int], list[LatentClips]],
+            seconds: float) -> dict[str, float]:
+    return train_student(run, chosen.spec, method, chosen.dynamics, before, seconds, *clips(method.clip_frames))
 
 
 def _record(run: Run, chosen: Recipe, player: Player | None, recordings: Path | None) -> Path:

@@ -21,7 +21,11 @@ class OnnxInt8Engine(OnnxEngine):
         super().__init__(world, "fp32", threads)
         self.precision = "int8"
         build = self.load_or_build
-        self.load_or_build = lambda world, kind, batch, form, _: quantized(build(world, kind, batch, form))
+
+        def load_or_build(world: World, kind: str, batch: int, form: str, precision: str) -> bytes:
+            return quantized(build(world, kind, batch, form, "fp32"))
+
+        self.load_or_build = load_or_build
 
 
 def quantized(model: bytes) -> bytes:

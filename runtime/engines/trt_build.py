@@ -114,7 +114,7 @@ def log_of(name: str) -> Any:
     if name not in _logs:
         trt = library(name)
 
-        class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # a base that is known once it is imported
+        class Log(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]  # a base that is known once it is imported
             def __init__(self) -> None:
                 super().__init__()
                 self.lines: list[tuple[str, str]] = []
