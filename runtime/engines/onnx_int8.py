@@ -22,7 +22,7 @@ class OnnxInt8Engine(OnnxEngine):
         self.precision = "int8"
         build = self.load_or_build
 
-        def load_or_build(world: World, kind: str, batch: int, form: str, precision: str) -> bytes:
+        def load_or_build(world: World, kind: str, batch: int, form: str = "portable", precision: str = "") -> bytes:
             return quantized(build(world, kind, batch, form, "fp32"))
 
         self.load_or_build = load_or_build
