@@ -60,6 +60,19 @@ def _text(world: World, form: str, precision: str, folder: Path, engines: dict[s
                "`python run.py --check` plays the session in `check/` and compares, `python run.py` dreams 100 frames."
                if runs else f"The plan `{sizes['plan']}` makes its lists as `models/core/plan.py` of dreamloop does; "
                "there is no run.py for it.")
+    program = "" if not runs else f"""## ONNX Runtime, in short
+
+```python
+import numpy as np
+from run import Player                          # the rules above, about a hundred lines of numpy
+
+player = Player(np.load("start.npy"))
+noise = np.random.default_rng(0)
+for frame in range(100):
+    player.next(np.eye({len(sizes['actions'])})[0], noise.standard_normal(({passes}, {latent})))
+picture = player.picture()                      # uint8 ({height}, {width}, 3)
+```
+"""
     sinks = "" if not sizes["sinks"] else """
 - **Sinks.** Frames 1 .. sinks stay for ever. Their keys are stored without the turn of time (`store_cos`, `store_sin`
   (1, T, D/2): the angles of space alone for a sink frame, those of `cos`, `sin` otherwise), and turned at each pass:
@@ -109,21 +122,9 @@ S = {sizes['slots']} slots.
 
 `action`, one number each, 1 = down: {', '.join(sizes['actions'])}.
 
-## ONNX Runtime, in short
-
-```python
-import numpy as np
-from run import Player                          # the rules above, about a hundred lines of numpy
-
-player = Player(np.load("start.npy"))
-noise = np.random.default_rng(0)
-for frame in range(100):
-    player.next(np.eye({len(sizes['actions'])})[0], noise.standard_normal(({passes}, {latent})))
-picture = player.picture()                      # uint8 ({height}, {width}, 3)
-```
-
+{program}
 In C++ and C# bind the ring once (`Ort::IoBinding`, `OrtIoBinding`): its memory is constant, and no frame has to copy
-it; run.py does so. To hold a port to, `check/` has actions (frames, A), noise (frames, passes, C, h, w) and latents
+it. To hold a port to, `check/` has actions (frames, A), noise (frames, passes, C, h, w) and latents
 (frames, C, h, w).
 """
 

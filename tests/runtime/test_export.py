@@ -177,3 +177,15 @@ def test_bad_options_are_one_line_and_leave_nothing(tmp_path: Path, monkeypatch:
     said = capsys.readouterr().err
     assert status == 2 and message in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["portable", "sparse"])
+def test_a_radial_plan_has_graphs_and_a_readme_and_no_program(tmp_path: Path, form: str) -> None:
+    folder = exported(tmp_path, "--form", form, overrides=oracle.SCENARIOS["radial_plan"])
+    assert not (folder / "run.py").exists() and "no run.py" in (folder / "README.md").read_text("utf-8")
+    assert (folder / "step.onnx").exists() and (folder / "check" / "latents.npy").exists()
+
+
+def test_a_plan_that_chooses_at_play_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported(tmp_path, overrides=oracle.CHOSEN_AT_PLAY["top_k"], status=2)
+    assert "top_k" in capsys.readouterr().err and not (tmp_path / "out").exists()
