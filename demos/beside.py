@@ -31,7 +31,7 @@ class GameBeside:
     def __init__(self, world: World, seed: int = 0) -> None:
         from dreamloop.models.training.games import open_game
         spec = world.spec
-        self._game = open_game(spec.game)
+        self._game = open_game(spec.game, trusted=False)
         game = self._game
         if (game.frame_height, game.frame_width, game.actions.names) != (spec.frame_height, spec.frame_width,
                                                                          spec.actions.names):

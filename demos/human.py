@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import pygame
 
-from dreamloop.demos.inputs import label, scancodes, words
-from dreamloop.demos.player import WINDOW_WIDTH, start_display
+from dreamloop.demos.bindings import default_bindings
+from dreamloop.demos.controls import Controls
+from dreamloop.demos.overlay import hint
+from dreamloop.demos.player import WINDOW_WIDTH
+from dreamloop.demos.screen import picture, start_display
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import ActionSpec
+from dreamloop.runtime.session import Action
 
 
 def human(game: str) -> Any:
@@ -45,51 +49,46 @@ class HumanWindow:
     def __init__(self, name: str, fps: float) -> None:
         self._name, self._fps = name, fps
         self._clock = pygame.time.Clock()
-        self._buttons: dict[int, list[str]] = {}
-        self._down: set[int] = set()
+        self._controls: Controls | None = None
+        self._hint = ""
         self._open = False
         self._left = False
 
     def bind(self, actions: ActionSpec) -> None:
-        self._buttons = {place: [button.name for button in actions.buttons if code in button.keys]
-                         for place, code in scancodes().items()}
-        if not any(self._buttons.values()):
+        """The keys of a game, as its world will have them; a second call does nothing."""
+        if self._controls is not None:
+            return
+        bindings = default_bindings(actions)
+        if not any(bindings.actions.values()):
             raise DreamloopError(f"{self._name}: none of its buttons has a key")
-        self._hint = ", ".join(f"{' / '.join(map(label, button.keys))}: {words(button.name).lower()}"
-                               for button in actions.buttons if button.keys)
+        self._controls = Controls(actions, bindings)
+        self._hint = hint(bindings, pad=False)
 
-    def held_after(self, frame: np.ndarray) -> set[str]:
-        """Show a frame, (H, W, 3) uint8, for as long as it lasts; then the names of the buttons that are
-        down, or were since. Raises `PlayerLeft` once the window is closed."""
+    def held_after(self, frame: np.ndarray) -> Action:
+        """Show a frame, (H, W, 3) uint8, for as long as it lasts; then the buttons that are down, or were
+        since. Raises `PlayerLeft` once the window is closed."""
         from dreamloop.models.training.games import PlayerLeft
+        assert self._controls is not None, "keys are bound first"
         if self._left:
             raise PlayerLeft
         self._show(frame)
         self._clock.tick(self._fps)
-        tapped: set[int] = set()
         for event in pygame.event.get():
-            if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
+            if "quit" in self._controls.feed(event) or event.type == pygame.QUIT:
                 self._left = True
+                self._controls.close()
                 pygame.display.quit()
                 raise PlayerLeft
-            if event.type == pygame.KEYDOWN:
-                self._down.add(event.scancode)
-                tapped.add(event.scancode)
-            elif event.type == pygame.KEYUP:
-                self._down.discard(event.scancode)
-            elif event.type == pygame.WINDOWFOCUSLOST:
-                self._down.clear()
-        return {name for place in self._down | tapped for name in self._buttons.get(place, [])}
+        return self._controls.action()
 
     def _show(self, frame: np.ndarray) -> None:
         height, width, _ = frame.shape
         scale = max(1, round(WINDOW_WIDTH / width))
         if not self._open:
             pygame.display.set_mode((width * scale, height * scale))
-            pygame.display.set_caption(f"{self._name} - recording. {self._hint}. Esc: end")
+            pygame.display.set_caption(f"{self._name} - recording     {self._hint}     Esc: end")
             self._open = True
         surface = pygame.display.get_surface()
         assert surface is not None
-        picture = pygame.image.frombuffer(np.ascontiguousarray(frame).data, (width, height), "RGB")
-        pygame.transform.scale(picture.convert(surface), surface.get_size(), surface)
+        pygame.transform.scale(picture(frame).convert(surface), surface.get_size(), surface)
         pygame.display.flip()

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="players belong to training: pip install 'dreamloop[train]'")
 
 from dreamloop.demos.human import HumanWindow
-from dreamloop.demos.player import NoDisplay, start_display
+from dreamloop.demos.screen import NoDisplay, start_display
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import ActionSpec, Button
 from dreamloop.models.training.games import PlayerLeft
@@ -50,9 +50,9 @@ def test_esc_ends_the_recording_for_good(window: HumanWindow) -> None:
             window.held_after(FRAME)
 
 
-def test_a_game_without_keys_is_refused(window: HumanWindow) -> None:
+def test_a_game_without_keys_is_refused() -> None:
     with pytest.raises(DreamloopError, match="none of its buttons has a key"):
-        window.bind(ActionSpec((Button("left"),)))
+        HumanWindow("toy", 30.0).bind(ActionSpec((Button("left"),)))
 
 
 def test_without_a_screen_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
