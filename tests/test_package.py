@@ -42,7 +42,8 @@ def test_playing_needs_no_torch_and_no_game() -> None:
     """By the metadata: the base requirements name neither, the extras do."""
     def bare(requirements: list[str]) -> set[str]:
         return {re.split(r"[^A-Za-z0-9_-]", entry)[0] for entry in requirements}
-    assert bare(PROJECT["dependencies"]) == {"numpy", "safetensors", "pygame-ce", "av", "rich", "onnx", "onnxruntime"}
+    assert bare(PROJECT["dependencies"]) == {
+        "numpy", "safetensors", "pygame-ce", "av", "rich", "onnx", "ml_dtypes", "onnxruntime"}
     extras = PROJECT["optional-dependencies"]
     assert "torch" in bare(extras["train"]) and "vizdoom" in bare(extras["games"])
 
