@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec
+import numpy as np
+
+from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec, WorldSpec
+from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout
 from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.recipes import Recipe
@@ -31,3 +34,17 @@ def toy_recipe(recipe: Recipe, **fields: object) -> Recipe:
         autoencoder=dataclasses.replace(recipe.autoencoder, batch_frames=4),
         dynamics=DynamicsTraining(clip_frames=CLIP_FRAMES, batch_clips=2, object_weight=recipe.dynamics.object_weight),
         distillation=(SelfRollout(clip_frames=CLIP_FRAMES, rollouts=Rollouts(batch_clips=2, real_frames=4)),))
+
+
+def clips_of(spec: WorldSpec, count: int = 3) -> LatentClips:
+    """Latents that drift by what the first key says: a rule that a network can learn; clips of 24 frames."""
+    rng = np.random.default_rng(0)
+    latents, actions, objects = [], [], []
+    for _ in range(count):
+        action = rng.integers(0, 2, (80, spec.actions.size)).astype(np.float32)
+        shape = spec.latent_shape
+        moves = np.where(action[:, :1, None, None] > 0, 0.3, -0.3) * np.ones((80, *shape))
+        latents.append((rng.standard_normal(shape) + np.cumsum(moves, axis=0)).astype(np.float16))
+        actions.append(action)
+        objects.append(rng.random((80, *shape[1:])) < 0.1)
+    return LatentClips(latents, actions, objects, 24)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_dynamics import clips_of
+from toys import clips_of
 from worlds import tiny_spec
 
 from dreamloop.models.core.errors import DreamloopError

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import clips_of
 from worlds import tiny_spec
 
-from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.dynamics import (
     ClipTrainer,
     DynamicsTraining,
@@ -17,22 +17,6 @@ from dreamloop.models.training.dynamics import (
     optimizers_for,
 )
 from dreamloop.models.training.run import Run
-
-FRAMES = 24
-
-
-def clips_of(spec: object, count: int = 3) -> LatentClips:
-    """Latents that drift by what the first key says: a rule that a network can learn."""
-    rng = np.random.default_rng(0)
-    latents, actions, objects = [], [], []
-    for _ in range(count):
-        action = rng.integers(0, 2, (80, spec.actions.size)).astype(np.float32)  # type: ignore[attr-defined]
-        shape = spec.latent_shape  # type: ignore[attr-defined]
-        moves = np.where(action[:, :1, None, None] > 0, 0.3, -0.3) * np.ones((80, *shape))
-        latents.append((rng.standard_normal(shape) + np.cumsum(moves, axis=0)).astype(np.float16))
-        actions.append(action)
-        objects.append(rng.random((80, *shape[1:])) < 0.1)
-    return LatentClips(latents, actions, objects, FRAMES)
 
 
 @pytest.fixture
