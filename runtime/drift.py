@@ -6,8 +6,8 @@ What is known of a healthy dream without having seen one, all of it from the wor
 
     mean, spread   of a frame's latent: near those of the start frames, in units of their spread
     saturation     share of latent values well beyond anything that a start frame has
-    motion         mean change of the latent in a frame: below the usual distance between two start frames, for
-                   a dream that changes as much in every frame as from one scene to another only flickers
+    motion         mean change of the latent in a frame: below most of what two latents differ by that have nothing
+                   to do with each other, for a dream that is another one in every frame only flickers
     key_norm       keys are RMS-normalised and then scaled by the layer's gain, so their length lies between
                    sqrt(D) times its smallest and its largest gain, and rotation changes nothing of that
     slots          a frame changes the keys of its own slot, and of no other
@@ -40,6 +40,7 @@ CANARY_TOLERANCE = 1e-3  # of the change that the canary frame makes; an engine 
 KEY_NORM_MARGIN = 0.03  # of the bound: what half precision rounds
 SPREAD_FACTOR = 1.6
 MEAN_SLACK = 0.3  # of the largest spread
+FLICKER = 0.8  # of that distance; a turn on the spot, which changes most of the picture, comes to half of it
 SATURATED, MAX_SATURATION = 1.5, 0.005  # of the largest absolute value of a start frame; share of values
 
 
@@ -65,9 +66,8 @@ class Bounds:
         """From the latents of the start frames, (N, C, latent height, latent width), and the weights."""
         d = engine.world.spec.dynamics
         means, spreads = starts.mean(axis=(1, 2, 3)), starts.std(axis=(1, 2, 3))
-        pairs = [float(np.abs(a - b).mean()) for i, a in enumerate(starts) for b in starts[:i]]
-        # from a single start frame: what two scenes that have nothing to do with each other differ by
-        apart = float(np.median(pairs)) if pairs else float(2 / np.sqrt(np.pi) * spreads.max())
+        # the mean distance of two independent normal values; start frames themselves may show one and the same view
+        apart = FLICKER * float(2 / np.sqrt(np.pi) * spreads.max())
         slack = MEAN_SLACK * float(spreads.max())
         gains = np.abs([engine.world.weights[f"dynamics.blocks.{layer}.key_norm"] for layer in range(d.layers)])
         norms = np.sqrt(d.head_size) * np.stack([gains.min(axis=1) * (1 - KEY_NORM_MARGIN),

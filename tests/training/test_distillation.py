@@ -72,7 +72,9 @@ def test_every_method_keeps_a_one_step_student_that_obeys(method: Method, base: 
     before, after = (measure(trainer.run, trainer.spec, values, clips, count=4)
                      for values in (started, student.net.state_dict()))
     assert any(not torch.equal(value, started[name]) for name, value in student.net.state_dict().items())
-    assert after["one_step"] < min(1.3 * before["one_step"], 0.8 * after["copy_last"]), (before, after)
+    # an answer that is drawn errs up to twice as much, squared, as the mean that regression gives
+    allowed = 2.5 if method.name == "scoring" else 1.3
+    assert after["one_step"] < min(allowed * before["one_step"], 0.8 * after["copy_last"]), (before, after)
     assert after["shuffle_ratio"] > 1.2, after
 
 
