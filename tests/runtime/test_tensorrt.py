@@ -75,7 +75,8 @@ def test_the_decoder_of_the_shipped_world_is_fused(rtx: Any, shipped: World) -> 
 def test_every_form_and_precision_builds_for_every_architecture(rtx: Any, shipped: World, form: str, precision: str,
                                                                 arch: str) -> None:
     """As far as the architecture has the precision: what it has not is refused in one line."""
-    lacking = {"sm_75": ("bf16", "fp8-fp16"), "sm_80": ("fp8-fp16",), "sm_86": ("fp8-fp16",)}.get(arch, ())
+    lacking = {"sm_75": ("fp32", "bf16", "fp8-fp16", "int4-fp16"), "sm_80": ("fp8-fp16",),
+               "sm_86": ("fp8-fp16",)}.get(arch, ())
     if precision in lacking:
         with pytest.raises(EngineError, match=arch) as caught:
             built(shipped, "step", form, precision, arch)
