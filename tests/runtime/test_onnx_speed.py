@@ -1,4 +1,4 @@
-"""What the forms and the engine gain in ONNX Runtime, each in one paired run: both sides take turns, frame by frame.
+"""What the forms and the engine gain in ONNX Runtime, each in one paired run: both sides take turns, ten frames each.
 
     pytest -m long -s tests/runtime/test_onnx_speed.py        prints the figures; wants quiet cores
 """
@@ -24,22 +24,27 @@ from dreamloop.runtime.engines.onnx_engine import OnnxEngine
 from dreamloop.runtime.engines.onnx_pass import write_inputs
 
 FRAMES, WARMUP, WINDOW, READ = 300, 80, 64, 16
-AGREE = 9  # frames that are compared
+TURN = 10  # frames of one side before the other has its own
 Step = Callable[[State, np.ndarray], None]
 
 
 def paired(sides: dict[str, Step], state: State, frames: int, warmup: int) -> dict[str, float]:
-    """Median milliseconds of a step of each side. Every side goes on from a state of its own, under equal actions."""
+    """Median milliseconds of a step of each side. Every side goes on from a state of its own, under equal actions.
+
+    A side has a turn of `TURN` frames, of which the first two do not count: the threads of a session with default
+    options stay awake for a while after its pass, and would take the cores from the other side.
+    """
     states = {name: state.copy() for name in sides}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for frame in range(-warmup, frames):
-        actions = np.zeros((1, 3), np.float32)
+    actions = np.zeros((1, 3), np.float32)
+    for first in range(-warmup, frames, TURN):
         for name, step in sides.items():
-            began = time.perf_counter()
-            step(states[name], actions)
-            if frame >= 0:
-                seconds[name].append(1e3 * (time.perf_counter() - began))
-        if frame < AGREE - warmup:  # the same frames, until roundings have had time to grow
+            for frame in range(first, first + TURN):
+                began = time.perf_counter()
+                step(states[name], actions)
+                if frame >= max(first + 2, 0):
+                    seconds[name].append(1e3 * (time.perf_counter() - began))
+        if first == -warmup:  # the same frames, before roundings have had time to grow
             latents = [s.latent for s in states.values()]
             assert max(float(np.max(np.abs(z - latents[0]))) for z in latents) <= 1e-3
     return {name: float(np.median(values)) for name, values in seconds.items()}
