@@ -428,6 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     differs or a doctor that found a problem."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # so that a pipe sees each line when it is said
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # its greeting is no line of any verb
     args = _parser().parse_args(argv)
     try:
         report = args.run(args)
