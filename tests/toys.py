@@ -14,6 +14,7 @@ from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout
 from dreamloop.models.training.dynamics import DynamicsTraining
+from dreamloop.models.training.polish import Polish
 from dreamloop.models.training.recipes import Recipe
 
 CLIP_FRAMES = 28
@@ -30,7 +31,8 @@ def toy_recipe(recipe: Recipe, **fields: object) -> Recipe:
             "memory": MemorySpec(window_frames=6, dilated_frames=2, dilation=4), **fields})  # type: ignore[arg-type]
     return dataclasses.replace(
         recipe, spec=spec, record_frames=120, held_out_frames=60, gates={},
-        shares={"autoencoder": 0.25, "dynamics": 0.25, "self_rollout": 0.25, "judges": 0.25},
+        shares={stage: 0.2 for stage in ("autoencoder", "dynamics", "self_rollout", "decoder", "judges")},
+        polish=recipe.polish and Polish(batch_frames=4, dreams=2, dream_frames=CLIP_FRAMES),
         autoencoder=dataclasses.replace(recipe.autoencoder, batch_frames=4),
         dynamics=DynamicsTraining(clip_frames=CLIP_FRAMES, batch_clips=2, object_weight=recipe.dynamics.object_weight),
         distillation=(SelfRollout(clip_frames=CLIP_FRAMES, rollouts=Rollouts(batch_clips=2, real_frames=4)),))

@@ -1,9 +1,16 @@
-"""The clip discriminator: is this stretch of latents the game, given the keys that were held?
+"""Discriminators, of clips of latents and of patches of pixels.
+
+The clip discriminator: is this stretch of latents the game, given the keys that were held?
 
 It sees all frames of a clip at once (a causal judge lets motion die: AAD-1), and the keys, so that a
 lively picture that ignores them is told from the game too. Every frame gets a verdict.
 
     latents (B, F, C, h, w), actions (B, F, A) -> logits (B, F), above 0 where it believes in the game
+
+The patch discriminator sees patches of some thirty pixels of one frame, so it judges texture and edges, and leaves
+what is where to the loss beside it.
+
+    pixels (B, 3, H, W) in [-1, 1] -> logits (B, 1, H / 8, W / 8)
 """
 
 from __future__ import annotations
@@ -13,6 +20,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dreamloop.models.core.spec import WorldSpec
+
+
+class PatchDiscriminator(nn.Module):
+    """Convolutions at a half, a quarter and an eighth of the resolution."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(2), nn.Conv2d(12, width, 3, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, padding=1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels)
 
 
 class ClipDiscriminator(nn.Module):

@@ -64,8 +64,14 @@ def gradient_loss(error: Tensor, scales: int = 3) -> Tensor:
     return total
 
 
-def _batch(run: Run, spec: WorldSpec, data: Recording, rng: np.random.Generator,
-           count: int) -> tuple[Tensor, Tensor, Tensor]:
+def fidelity(settings: AutoencoderTraining, decoded: Tensor, pixels: Tensor, before: Tensor, objects: Tensor) -> Tensor:
+    """Mean weighted error of decoded pixels; shapes as in `pixel_weights`."""
+    error = decoded - pixels
+    return (pixel_weights(settings, pixels, before, objects) * (error.abs() + 2.0 * error.square())).mean()
+
+
+def sample_batch(run: Run, spec: WorldSpec, data: Recording, rng: np.random.Generator,
+                 count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Frames and those before them (count, 3, h, w) in [-1, 1]; objects (count, h, w) float."""
     frames, _, objects = data.sample_moments(rng, count)
     before, now = (to_pixels(spec, torch.from_numpy(frames[:, i]).to(run.device)) for i in (1, 2))
@@ -83,7 +89,7 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
     encoder, decoder = run.compiled(net.encoder), run.compiled(net.decoder)
 
     def step(rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
-        pixels, before, objects = _batch(run, spec, data, rng, settings.batch_frames)
+        pixels, before, objects = sample_batch(run, spec, data, rng, settings.batch_frames)
         with run.autocast():
             raw = encoder(pixels)
         raw = raw.float()
@@ -92,9 +98,8 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
         with run.autocast():
             out = decoder(raw + noise * net.latent_std[:, None, None])
         error = out.float() - pixels
-        weight = pixel_weights(settings, pixels, before, objects)
-        fidelity = (weight * (error.abs() + 2.0 * error.square())).mean()
-        loss = fidelity + settings.gradient_weight * gradient_loss(error)
+        loss = (fidelity(settings, out.float(), pixels, before, objects)
+                + settings.gradient_weight * gradient_loss(error))
         loss.backward()
         return {"loss": loss, "mse": error.square().mean()}
 
@@ -118,11 +123,13 @@ def _track(net: Autoencoder, raw: Tensor) -> None:
 def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], data: Recording,
             moments: int = 256) -> dict[str, float]:
     """Figures on held-out moments. psnr, psnr_objects: PSNR in dB of encoding and decoding, over all
-    pixels and over those of small objects alone; motion_error: see `motion_error`."""
+    pixels and over those of small objects alone; gradient: mean absolute difference of neighbouring
+    pixels over the game's, 1 where no texture is lost; motion_error: see `motion_error`."""
     net = channels_last(Autoencoder(spec).to(run.device))
     net.load_state_dict(values)
     rng = np.random.default_rng(5)
     squared, squared_objects, pixels, object_pixels = 0.0, 0.0, 0, 0
+    gradients = np.zeros(2)
     pairs, held = [], []
     for _ in range(moments // 16):
         frames, actions, objects = data.sample_moments(rng, 16)
@@ -130,11 +137,13 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], data: Recordin
         now = frames[:, 2]
         decoded = to_frames(spec, net.decode(latents[:, 1])).cpu().numpy()
         error = np.square(decoded.astype(np.float64) - now).mean(axis=3)
+        gradients += [sum(np.abs(np.diff(x.astype(np.float32), axis=i)).sum() for i in (1, 2)) for x in (decoded, now)]
         squared, pixels = squared + error.sum(), pixels + error.size
         squared_objects, object_pixels = squared_objects + error[objects].sum(), object_pixels + objects.sum()
         pairs.append(latents.float().cpu().numpy())
         held.append(actions[:, 1])
     figures = {"psnr": 10 * np.log10(255**2 * pixels / max(squared, 1e-9)),
+               "gradient": gradients[0] / gradients[1],
                "motion_error": motion_error(np.concatenate(pairs), np.concatenate(held))}
     if object_pixels:  # a game may not tell of any
         figures["psnr_objects"] = 10 * np.log10(255**2 * object_pixels / max(squared_objects, 1e-9))

@@ -1,4 +1,4 @@
-"""From a game to a world: record -> autoencoder -> dynamics -> distillation -> judges -> pack.
+"""From a game to a world: record -> autoencoder -> dynamics -> distillation -> decoder -> judges -> pack.
 
     dreamloop train doom-arena --minutes 118 --resume
     dreamloop train --game gymnasium:MountainCar-v0 --minutes 60
@@ -25,6 +25,7 @@ from dreamloop.models.training.dynamics import train_dynamics
 from dreamloop.models.training.games import Player
 from dreamloop.models.training.judges import save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
+from dreamloop.models.training.polish import train_decoder
 from dreamloop.models.training.recipes import Recipe, recipe
 from dreamloop.models.training.run import GateError, Run
 
@@ -52,14 +53,18 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
 
     stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out))
     stages = ["dynamics", *(method.name for method in chosen.distillation)]
-    if not run.finished(stages[-1]):
-        def clips(frames: int) -> list[LatentClips]:
-            return [encode_recording(run, spec, split, part, frames)
-                    for split, part in (("train", data), ("held_out", held_out))]
 
+    def clips(frames: int) -> list[LatentClips]:
+        return [encode_recording(run, spec, split, part, frames)
+                for split, part in (("train", data), ("held_out", held_out))]
+
+    if not run.finished(stages[-1]):
         stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames)))
         for before, method in zip(stages, chosen.distillation, strict=False):
             stage(method.name, partial(_distil, run, chosen, before, method, clips))
+    if (polish := chosen.polish) is not None:
+        stage("decoder", lambda s: train_decoder(run, spec, polish, chosen.autoencoder, stages[-1], s, data, held_out,
+                                                 clips(polish.dream_frames)[0]))
     stage("judges", lambda s: train_judges(run, spec, data, held_out, s))
     save_judge(run, folder / "judges" / spec.game)
     pack_world(run, spec, data, stages[-1])

@@ -12,7 +12,7 @@ import torch
 from toys import CLIP_FRAMES, toy_recipe
 
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.models.core.world import load_world
+from dreamloop.models.core.world import World, load_world
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.inverse_dynamics import load_judge
 from dreamloop.models.training import pipeline
@@ -51,7 +51,7 @@ def test_a_toy_world_is_made_resumed_packed_and_played(tmp_path: Path) -> None:
     folder = pipeline.train(TOY, minutes=0.3, device="cpu", run_folder=run_folder, resume=True)
     record = json.loads((run_folder / "run.json").read_text())
     assert {name: record["stages"][name] for name in finished} == finished  # done once
-    assert list(record["stages"]) == ["record", "autoencoder", "dynamics", "self_rollout", "judges"]
+    assert list(record["stages"]) == ["record", "autoencoder", "dynamics", "self_rollout", "decoder", "judges"]
 
     world = load_world(folder)
     assert world.spec == TOY.spec and "dreamloop train toy-arena --minutes 0.3" in world.card
@@ -62,6 +62,7 @@ def test_a_toy_world_is_made_resumed_packed_and_played(tmp_path: Path) -> None:
     write_card(folder, world.spec, {"psnr": {"16": 17.25}})
     assert "17.250" in load_world(folder).card and load_world(folder).hash == world.hash
     stored_latents_are_what_the_encoder_gives(run_folder)
+    the_world_has_the_polished_decoder_behind_the_same_encoder(run_folder, world)
 
 
 def stored_latents_are_what_the_encoder_gives(run_folder: Path) -> None:
@@ -79,6 +80,15 @@ def stored_latents_are_what_the_encoder_gives(run_folder: Path) -> None:
     assert (clips.objects[0][5:9].any((1, 2)) == shown.any((1, 2))).all()
     row, column = (int(i[0]) for i in np.nonzero(shown[0]))
     assert clips.objects[0][5][row // 16, column // 16]
+
+
+def the_world_has_the_polished_decoder_behind_the_same_encoder(run_folder: Path, world: World) -> None:
+    run = Run(run_folder, "toy-arena", "cpu", resume=True)
+    before, after = (run.load(stage)["average"] for stage in ("autoencoder", "decoder"))  # type: ignore[index]
+    for name, value in before.items():
+        assert torch.equal(after[name], value) == (not name.startswith("decoder.")), name
+    packed = world.weights["autoencoder.decoder.head.weight"]
+    assert np.abs(packed - after["decoder.head.weight"].numpy()).max() <= 1e-2 * np.abs(packed).max()  # int8
 
 
 def test_a_stage_below_its_gate_stops_the_run_with_its_figure(tmp_path: Path) -> None:

@@ -10,14 +10,16 @@ from dreamloop.models.training.autoencoder import AutoencoderTraining
 from dreamloop.models.training.distillation import Method
 from dreamloop.models.training.distillation.regression import SelfRollout
 from dreamloop.models.training.dynamics import DynamicsTraining
+from dreamloop.models.training.polish import Polish
 
 
 @dataclass(frozen=True)
 class Recipe:
     """spec: the world to make; record_frames: how much to record; shares: parts of the time budget
     by stage; gates: least figure by `stage.figure` (the run stops below it); distillation: what follows
-    stage `dynamics`, one stage each, by its name; the last one's network is the world's; game: what
-    `open_game` takes, where the name in the spec is not enough (a folder's path)."""
+    stage `dynamics`, one stage each, by its name; the last one's network is the world's; polish: what stage
+    `decoder` does after them, if anything; game: what `open_game` takes, where the name in the spec is not
+    enough (a folder's path)."""
 
     spec: WorldSpec
     record_frames: int
@@ -28,6 +30,7 @@ class Recipe:
     autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)
     dynamics: DynamicsTraining = field(default_factory=DynamicsTraining)
     distillation: tuple[Method, ...] = (SelfRollout(),)
+    polish: Polish | None = None
     game: str = ""
 
     @property

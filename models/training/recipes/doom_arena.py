@@ -2,7 +2,7 @@
 
 The room is plain and the player only turns, so the next frame is nearly certain given the past and the
 keys, but not quite, and the mean of what a turn might show is mist: regression lays the ground, then
-scoring makes the step a generator."""
+scoring makes the step a generator. At last the decoder gives the walls their texture back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dreamloop.models.core.spec import (
     WorldSpec,
 )
 from dreamloop.models.training.distillation.scoring import Scoring
+from dreamloop.models.training.polish import Polish
 from dreamloop.models.training.recipes import Recipe
 
 DOOM_ARENA = Recipe(
@@ -32,9 +33,10 @@ DOOM_ARENA = Recipe(
     ),
     record_frames=100_000,
     held_out_frames=12_000,
-    minutes=118.0,
-    shares={"autoencoder": 0.162, "dynamics": 0.324, "scoring": 0.476, "judges": 0.038},
+    minutes=132.0,
+    shares={"autoencoder": 0.145, "dynamics": 0.29, "scoring": 0.425, "decoder": 0.106, "judges": 0.034},
     gates={"autoencoder.psnr": 25.0, "autoencoder.psnr_objects": 18.0,
-           "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1},
+           "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1, "decoder.gradient": 0.7},
     distillation=(Scoring(),),
+    polish=Polish(),
 )

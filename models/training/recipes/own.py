@@ -12,6 +12,7 @@ import dataclasses
 from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec, WorldSpec
 from dreamloop.models.training.games import FOLDER, GYMNASIUM, Game, open_game
 from dreamloop.models.training.games.sizes import PATCH, downsample_of
+from dreamloop.models.training.polish import Polish
 from dreamloop.models.training.recipes import Recipe, recipes
 
 AUTOENCODERS = {
@@ -41,7 +42,7 @@ def own_recipe(name: str, game: Game) -> Recipe:
         fps=game.fps, actions=game.actions, autoencoder=AUTOENCODERS[cell], dynamics=DYNAMICS[cell],
         memory=MemorySpec(window_frames=16))
     # what a gate should be hangs on the game: these two only stop a run in which nothing is learnt
-    return dataclasses.replace(recipes()["doom-arena"], spec=spec, game=name,
+    return dataclasses.replace(recipes()["doom-arena"], spec=spec, game=name, polish=Polish(dream_frames=24),
                                gates={"autoencoder.psnr": 20.0, "dynamics.shuffle_ratio": 1.01})
 
 

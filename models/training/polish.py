@@ -1,0 +1,169 @@
+"""Stage `decoder`: the decoder alone learns to give texture back, from latents that stay as they are.
+
+A decoder that is trained on fidelity alone answers what the code does not say with its mean: walls
+go smooth, and the picture keeps two thirds of the game's gradients. Here it goes on, behind the frozen
+encoder, against a judge of patches (networks/discriminator.py):
+
+    loss = fidelity + gradient_weight gradients + weight softplus(D(game) - D(decoded))
+    D    = softplus(D(decoded) - D(game)) + penalty_weight |D(x + small noise) - D(x)|^2
+
+The latents do not change, so the dynamics need not learn anything anew, and the stage may come last. A
+share of the latents are the world's own dreams, some seconds in: they have no right answer to be close to,
+and only the judge speaks.
+
+Sources: VQGAN (Esser et al. 2021: patch discriminator on a decoder), relativistic pairing (R3GAN, Huang et al.
+2024), decoder-only fine-tuning on frozen latents (GameNGen, Valevski et al. 2024; Stable Diffusion's VAE).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.networks.autoencoder import Autoencoder
+from dreamloop.models.networks.discriminator import PatchDiscriminator
+from dreamloop.models.training.autoencoder import (
+    AutoencoderTraining,
+    channels_last,
+    fidelity,
+    gradient_loss,
+    measure,
+    sample_batch,
+)
+from dreamloop.models.training.data import LatentClips, Recording
+from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining
+from dreamloop.models.training.run import Run, train_stage
+
+
+@dataclass(frozen=True)
+class Polish:
+    """weight: of the judge beside the fidelity; warmup: share of the stage in which the judge learns alone;
+    batch_frames: of the recording, of which every fourth is joined by a dreamed latent; dreams, dream_frames:
+    how many rollouts give those, and of how many frames."""
+
+    batch_frames: int = 12
+    learning_rate: float = 5e-4
+    critic_learning_rate: float = 4e-4
+    weight: float = 0.08
+    gradient_weight: float = 0.25
+    warmup: float = 0.05
+    penalty_weight: float = 10.0
+    penalty_noise: float = 0.05
+    dreams: int = 128
+    dream_frames: int = 48
+    ema_decay: float = 0.998
+
+
+class DecoderStudent:
+    """An autoencoder whose decoder learns beside a judge of patches.
+
+    net: its encoder is frozen; dreamed: (N, C, h, w) float16 latents of the world's own, or None."""
+
+    def __init__(self, run: Run, spec: WorldSpec, settings: Polish, base: AutoencoderTraining, net: Autoencoder,
+                 data: Recording, dreamed: Tensor | None = None) -> None:
+        self.run, self.spec, self.settings, self.base = run, spec, settings, base
+        self.data, self.dreamed = data, dreamed
+        self.net = channels_last(net.to(run.device))
+        self.net.encoder.requires_grad_(False)
+        self.critic = PatchDiscriminator().to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizers = [
+            torch.optim.AdamW(net.decoder.parameters(), lr=settings.learning_rate, weight_decay=1e-4,
+                              betas=(0.5, 0.99)),
+            torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_learning_rate, weight_decay=1e-3,
+                              betas=(0.0, 0.99))]
+        self._encoder, self._decoder, self._judge = (run.compiled(f) for f in (net.encoder, net.decoder, self.critic))
+
+    def step(self, rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
+        """Forward and backward of one batch, of decoder and judge; `spent` in [0, 1]. Figures to show."""
+        s = self.settings
+        torch.manual_seed(int(rng.integers(2**31)))
+        pixels, before, objects = sample_batch(self.run, self.spec, self.data, rng, s.batch_frames)
+        decoded = self._decode(self._latents(pixels, rng))
+        of_game = decoded[: s.batch_frames]
+        loss = regression = (fidelity(self.base, of_game, pixels, before, objects)
+                             + s.gradient_weight * gradient_loss(of_game - pixels))
+        # the judge compares pairs; a dreamed frame is paired with any of the game
+        game = torch.cat([pixels, pixels[: len(decoded) - s.batch_frames]])
+        if spent >= s.warmup:
+            self.critic.requires_grad_(False)  # its gradients are of its own loss alone
+            with torch.no_grad():
+                believed = self._verdict(game)
+            loss = loss + s.weight * functional.softplus(believed - self._verdict(decoded)).mean()
+        loss.backward()
+        self.critic.requires_grad_(True)
+        return {"loss": regression, **self._teach_critic(game, decoded.detach())}
+
+    def _latents(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
+        """Of the frames, with noise as the autoencoder's decoder had it, then of dreams."""
+        net, device = self.net, pixels.device
+        with torch.no_grad(), self.run.autocast():
+            raw = self._encoder(pixels).float()
+        latents = (raw - net.latent_mean[:, None, None]) / net.latent_std[:, None, None]
+        deviation = torch.rand(len(latents), 1, 1, 1, device=device) * self.base.latent_noise
+        latents = latents + deviation * torch.randn_like(latents)
+        if self.dreamed is None:
+            return latents
+        chosen = torch.from_numpy(rng.integers(0, len(self.dreamed), len(latents) // 4))
+        return torch.cat([latents, self.dreamed[chosen].to(device).float()])
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        with self.run.autocast():
+            return self._decoder(latents * self.net.latent_std[:, None, None]
+                                 + self.net.latent_mean[:, None, None]).float()
+
+    def _verdict(self, pixels: Tensor) -> Tensor:
+        with self.run.autocast():
+            return self._judge(pixels).float()
+
+    def _teach_critic(self, game: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+        """Backward of the judge's loss; its gradients stay until the optimizers step."""
+        s = self.settings
+        believed, doubted = self._verdict(game), self._verdict(decoded)
+        flat = sum(((self._verdict(x + s.penalty_noise * torch.randn_like(x)) - verdict).square().mean()
+                    for x, verdict in ((game, believed), (decoded, doubted))), torch.zeros((), device=game.device))
+        loss = functional.softplus(doubted - believed).mean() + s.penalty_weight * flat
+        loss.backward()
+        return {"critic_loss": loss, "critic_right": (believed > doubted).float().mean()}
+
+
+def train_decoder(run: Run, spec: WorldSpec, settings: Polish, base: AutoencoderTraining, dynamics: str,
+                  seconds: float, data: Recording, held_out: Recording, clips: LatentClips) -> dict[str, float]:
+    """Train the decoder for `seconds` from the autoencoder's, beside dreams of stage `dynamics`; leaves the whole
+    autoencoder, its encoder as it was, in `decoder.ckpt`; returns figures."""
+    torch.manual_seed(4)
+    net = Autoencoder(spec)
+    saved = run.load("autoencoder")
+    assert saved is not None, "the autoencoder is trained before its decoder is polished"
+    net.load_state_dict(saved["average"])
+    student = DecoderStudent(run, spec, settings, base, net, data, dream(run, spec, dynamics, clips, settings.dreams))
+
+    def figures(values: dict[str, Tensor]) -> dict[str, float]:
+        kept = measure(run, spec, values, held_out)
+        kept.pop("motion_error")  # of the latents, which are the autoencoder's
+        return kept
+
+    return figures(train_stage(run, "decoder", student.net, student.optimizers, seconds, student.step,
+                               settings.ema_decay, report=lambda average: figures(average.values),
+                               companion=student.critic))
+
+
+@torch.no_grad()
+def dream(run: Run, spec: WorldSpec, stage: str, clips: LatentClips, count: int) -> Tensor:
+    """Latents of the world's own: the second half of `count` rollouts, (N, C, h, w) float16, on the host."""
+    trainer = ClipTrainer(run, spec, DynamicsTraining())
+    saved = run.load(stage)
+    assert saved is not None, f"stage {stage} comes before its dreams"
+    trainer.net.load_state_dict(saved["average"])
+    rng = np.random.default_rng(13)
+    kept = []
+    with run.console.status(f"dreaming {count} clips"):
+        for first in range(0, count, 16):
+            z, action, _ = trainer.sample(clips, rng, min(16, count - first))
+            seen, _ = trainer.rollout(z, action, rng.integers(0, 2**32, len(z)).astype(np.uint64), 1)
+            kept.append(seen[:, seen.shape[1] // 2 :].flatten(0, 1).half().cpu())
+    return torch.cat(kept)
