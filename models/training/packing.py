@@ -25,9 +25,9 @@ def pack_world(run: Run, spec: WorldSpec, data: Recording, dynamics: str = "self
                folder: str = "world") -> World:
     """Write RUN/`folder` with the averaged weights of the autoencoder and of stage `dynamics`; returns it
     as a player will load it. With the stage of that name and a spec of several noise levels, this packs
-    the teacher. Where the decoder was polished, the autoencoder is that of stage `decoder`."""
+    the teacher. Where stage `decoder` has run, the decoder is the polished one."""
     weights: dict[str, np.ndarray] = {}
-    autoencoder = "decoder" if run.finished("decoder") else "autoencoder"
+    autoencoder = "polished" if run.finished("decoder") else "autoencoder"
     for prefix, stage in (("autoencoder.", autoencoder), ("dynamics.", dynamics)):
         saved = run.load(stage)
         assert saved is not None, f"stage {stage} comes before packing"

@@ -12,7 +12,8 @@ share of the latents are the world's own dreams, some seconds in: they have no r
 and only the judge speaks.
 
 Sources: VQGAN (Esser et al. 2021: patch discriminator on a decoder), relativistic pairing (R3GAN, Huang et al.
-2024), decoder-only fine-tuning on frozen latents (GameNGen, Valevski et al. 2024; Stable Diffusion's VAE).
+2024), decoder-only fine-tuning on frozen latents (GameNGen, Valevski et al. 2024), weights between a network and
+its fine-tuning (WiSE-FT, Wortsman et al. 2022).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from dreamloop.models.training.run import Run, train_stage
 class Polish:
     """weight: of the judge beside the fidelity; warmup: share of the stage in which the judge learns alone;
     batch_frames: of the recording, of which every fourth is joined by a dreamed latent; dreams, dream_frames:
-    how many rollouts give those, and of how many frames."""
+    how many rollouts give those, and of how many frames; kept: how far the weights go from the autoencoder's
+    decoder to the polished one (on the way texture comes sooner than the loss of PSNR)."""
 
     batch_frames: int = 12
     learning_rate: float = 5e-4
@@ -56,6 +58,7 @@ class Polish:
     penalty_noise: float = 0.05
     dreams: int = 128
     dream_frames: int = 48
+    kept: float = 0.8
     ema_decay: float = 0.998
 
 
@@ -134,7 +137,7 @@ class DecoderStudent:
 def train_decoder(run: Run, spec: WorldSpec, settings: Polish, base: AutoencoderTraining, dynamics: str,
                   seconds: float, data: Recording, held_out: Recording, clips: LatentClips) -> dict[str, float]:
     """Train the decoder for `seconds` from the autoencoder's, beside dreams of stage `dynamics`; leaves the whole
-    autoencoder, its encoder as it was, in `decoder.ckpt`; returns figures."""
+    autoencoder, its encoder as it was, in `polished.ckpt`; returns figures."""
     torch.manual_seed(4)
     net = Autoencoder(spec)
     saved = run.load("autoencoder")
@@ -147,9 +150,12 @@ def train_decoder(run: Run, spec: WorldSpec, settings: Polish, base: Autoencoder
         kept.pop("motion_error")  # of the latents, which are the autoencoder's
         return kept
 
-    return figures(train_stage(run, "decoder", student.net, student.optimizers, seconds, student.step,
-                               settings.ema_decay, report=lambda average: figures(average.values),
-                               companion=student.critic))
+    values = train_stage(run, "decoder", student.net, student.optimizers, seconds, student.step, settings.ema_decay,
+                         report=lambda average: figures(average.values), companion=student.critic)
+    values = {name: before.to(run.device).lerp(values[name], settings.kept)
+              for name, before in saved["average"].items()}
+    run.save("polished", {"average": values})
+    return figures(values)
 
 
 @torch.no_grad()

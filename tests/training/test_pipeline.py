@@ -84,7 +84,7 @@ def stored_latents_are_what_the_encoder_gives(run_folder: Path) -> None:
 
 def the_world_has_the_polished_decoder_behind_the_same_encoder(run_folder: Path, world: World) -> None:
     run = Run(run_folder, "toy-arena", "cpu", resume=True)
-    before, after = (run.load(stage)["average"] for stage in ("autoencoder", "decoder"))  # type: ignore[index]
+    before, after = (run.load(stage)["average"] for stage in ("autoencoder", "polished"))  # type: ignore[index]
     for name, value in before.items():
         assert torch.equal(after[name], value) == (not name.startswith("decoder.")), name
     packed = world.weights["autoencoder.decoder.head.weight"]

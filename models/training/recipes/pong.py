@@ -23,7 +23,7 @@ PONG = Recipe(
         autoencoder=AutoencoderSpec(latent_channels=16, widths=(48, 96), encoder_blocks=(1, 1), decoder_blocks=(1, 2)),
         dynamics=DynamicsSpec(width=192, layers=6, heads=4, mlp_width=576, patch=2),
         memory=MemorySpec(window_frames=8)),
-    record_frames=150_000,
+    record_frames=100_000,
     held_out_frames=12_000,
     minutes=75.0,
     shares={"autoencoder": 0.11, "dynamics": 0.45, "scoring": 0.4, "judges": 0.04},
