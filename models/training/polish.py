@@ -46,7 +46,8 @@ class Polish:
     """weight: of the judge beside the fidelity; warmup: share of the stage in which the judge learns alone;
     batch_frames: of the recording, of which every fourth is joined by a dreamed latent; dreams, dream_frames:
     how many rollouts give those, and of how many frames; kept: how far the weights go from the autoencoder's
-    decoder to the polished one (on the way texture comes sooner than the loss of PSNR)."""
+    decoder to the polished one. On the way texture comes sooner than the loss of PSNR; at the end of it, in
+    doom-arena, dreams were covered by a grid of coloured grain, though every statistic was within its bounds."""
 
     batch_frames: int = 12
     learning_rate: float = 5e-4
@@ -58,7 +59,7 @@ class Polish:
     penalty_noise: float = 0.05
     dreams: int = 128
     dream_frames: int = 48
-    kept: float = 0.8
+    kept: float = 0.6
     ema_decay: float = 0.998
 
 
