@@ -28,6 +28,8 @@ from dreamloop.models.networks.ring import RingPass
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.run import Run, train_stage
 
+MEASURED_FRAMES = 24  # of a clip, for a stage's figures: eight real ones and sixteen of a rollout
+
 
 @dataclass(frozen=True)
 class DynamicsTraining:

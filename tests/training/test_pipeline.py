@@ -101,3 +101,9 @@ def test_a_stage_below_its_gate_stops_the_run_with_its_figure(tmp_path: Path) ->
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(DreamloopError, match=r"'doom'; known: doom-arena, doom-corridor, doom-maze, pong, or"):
         pipeline.train("doom")
+
+
+def test_a_recipe_with_clips_too_short_for_its_figures_is_refused_before_anything_is_recorded() -> None:
+    short = dataclasses.replace(TOY.dynamics, clip_frames=20)
+    with pytest.raises(DreamloopError, match="clips of stage dynamics have 20 frames; its figures need 24"):
+        dataclasses.replace(TOY, dynamics=short)

@@ -25,10 +25,10 @@ PONG = Recipe(
         memory=MemorySpec(window_frames=8)),
     record_frames=100_000,
     held_out_frames=12_000,
-    minutes=75.0,
+    minutes=56.0,
     shares={"autoencoder": 0.11, "dynamics": 0.45, "scoring": 0.4, "judges": 0.04},
     gates={"autoencoder.psnr": 28.0, "autoencoder.psnr_objects": 18.0,
            "dynamics.shuffle_ratio": 1.05, "scoring.shuffle_ratio": 1.05},
     autoencoder=AutoencoderTraining(object_weight=24.0, change_weight=4.0),
-    dynamics=DynamicsTraining(clip_frames=20, object_weight=8.0),
-    distillation=(Scoring(clip_frames=20),))
+    dynamics=DynamicsTraining(batch_clips=5, object_weight=8.0),
+    distillation=(Scoring(),))
