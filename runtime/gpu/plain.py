@@ -174,6 +174,8 @@ def narrow_keys(layer: Tensor, geometry: Geometry, narrow: NarrowKeys, slot: Ten
     k = wide(layer[0])
     if turned is not None:
         k = torch.cat([wide(turned), k[:, :, turned.shape[2] :]], dim=2)
+    token = torch.arange(k.shape[2], device=k.device) % geometry.stride < geometry.tokens
+    k = torch.where(token[:, None], k, 0.0)  # a tail was never written
     blocks = k.unflatten(2, (-1, geometry.block_tokens))
     scale = blocks.abs().amax((-1, -2)).clamp_min(1e-20) / CODE_LIMIT[narrow.codes.dtype]
     narrow.scale.copy_(scale)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
@@ -29,15 +31,24 @@ def rows_of(found: DevicePlan, parts: int) -> list[list[int]]:
     return [row for row in lists(found) for _ in range(repeat)]
 
 
+def fused_or_plain(kind: str) -> ModuleType:
+    if kind == "plain":
+        return plain
+    pytest.importorskip("triton", reason="triton comes with dreamloop[gpu]")
+    from dreamloop.runtime.gpu import fused
+    return fused
+
+
 @pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("view", [None, 2, 4])
-def test_slots_and_lists_are_those_of_the_host(name: str, view: int | None) -> None:
-    spec, frames = SPECS[name], np.arange(1, 60)
+@pytest.mark.parametrize(("kind", "view"), [("plain", None), ("plain", 2), ("plain", 4), ("fused", None), ("fused", 3)])
+def test_slots_and_lists_are_those_of_the_host(name: str, kind: str, view: int | None) -> None:
+    spec = SPECS[name]
+    frames = np.arange(1, 60) if kind == "plain" else np.array([1, 3, 5, 9, 36, 58])
     expected = build_plan(spec, frames)
     views = None
     if view is not None:
-        expected, views = narrowed(expected, spec, frames, view), torch.full((59,), view)
-    slot, plan = plain.slot_and_plan(spec, torch.from_numpy(frames), views)
+        expected, views = narrowed(expected, spec, frames, view), torch.full((len(frames),), view)
+    slot, plan = fused_or_plain(kind).slot_and_plan(spec, torch.from_numpy(frames), views)
     assert slot.tolist() == [memory.slot_of(spec.memory, int(t)) for t in frames]
     assert rows_of(plan, spec.blocks_per_frame) == host_lists(expected.block_index, expected.block_count)
     assert plan.length.tolist() == expected.block_length.tolist()
