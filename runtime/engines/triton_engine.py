@@ -14,6 +14,7 @@ frames, and decodes afresh where it is asked about any others.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -27,23 +28,24 @@ from dreamloop.models.networks.autoencoder import to_frames
 from dreamloop.runtime.engines.base import State
 from dreamloop.runtime.engines.torch_engine import TorchEngine
 from dreamloop.runtime.engines.triton_frame import Buffers, Graphs
-from dreamloop.runtime.engines.triton_linear import Watch, rollouts
+from dreamloop.runtime.engines.triton_linear import FRAMES, Watch, rollouts
 from dreamloop.runtime.engines.triton_network import Network
 from dreamloop.runtime.gpu import kernels_for, why_plain
 from dreamloop.runtime.gpu.plans import EVER
 
+STAGES = ("inputs", "network", "decoder")  # of a frame on the device
 KINDS = {"bf16": "bf16", "fp8": "bf16", "fp32": "fp32"}  # precision -> that of what is not in FP8
 FP8_CAPABILITY = (8, 9)  # the first GPUs that multiply in FP8
 
 
 class TritonEngine(TorchEngine):
     """precision: `bf16`, `fp8` (qkv, up and down in FP8, the rest in bf16) or `fp32`. device: `cuda`, or `cpu` to test
-    the arithmetic; threads are torch's own. calibration: largest inputs of the FP8 products, where they are known."""
+    the arithmetic; threads are torch's own. calibration_frames: of each self-rollout that finds the scales of FP8."""
 
     name = "triton"
 
     def __init__(self, world: World, precision: str = "bf16", threads: int | None = None, device: str = "cuda",
-                 calibration: dict[tuple[int, str], float] | None = None) -> None:
+                 calibration_frames: int = FRAMES) -> None:
         if precision not in KINDS:
             raise EngineError(f"engine triton knows precisions {', '.join(KINDS)}, not {str(precision)[:40]!r}")
         if device != "cpu":
@@ -60,16 +62,17 @@ class TritonEngine(TorchEngine):
         self._buffers: dict[int, Buffers] = {}
         self._graphs = Graphs()
         self._marks: list[Any] = []  # events between the stages of a frame, where somebody measures
+        self._marked = False  # whether they are those of the last frame
         weights = {name: value.detach() for name, value in self.dynamics.state_dict().items()}
         self.autoencoder.to(memory_format=torch.channels_last)
         self.network = Network(world.spec, weights, self.kernels)
         if precision == "fp8":
-            self.largest = self._calibrated() if calibration is None else calibration
+            self.largest = self._calibrated(calibration_frames)
             self.network = Network(world.spec, weights, self.kernels, largest=self.largest)
             self._graphs = Graphs()
         del self.dynamics  # its weights live on in the network
 
-    def _calibrated(self) -> dict[tuple[int, str], float]:
+    def _calibrated(self, frames: int) -> dict[tuple[int, str], float]:
         """Largest inputs of the products over self-rollouts in bf16."""
         watch = self.network.watch = Watch()
         spec, starts = self.world.spec, self.world.starts
@@ -79,15 +82,11 @@ class TritonEngine(TorchEngine):
             state.seed[:], state.latent = start, self.encode(starts[start : start + 1])
             for action in actions:
                 self._run(state, action, None, self._frame)
-        rollouts(play, len(starts), spec.actions.size)
+        rollouts(play, len(starts), spec.actions.size, frames)
         return watch.largest()
 
     def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         self._run(state, actions, view_frames, self._captured if self.device.type == "cuda" else self._frame)
-
-    def step_eagerly(self, state: State, actions: np.ndarray) -> None:
-        """`step` without a graph: what the captured one is measured against."""
-        self._run(state, actions, None, self._frame)
 
     @torch.inference_mode()
     def _run(self, state: State, actions: np.ndarray, view_frames: int | None, make: Any) -> None:
@@ -100,11 +99,13 @@ class TritonEngine(TorchEngine):
         host["view"][:] = EVER if view_frames is None else view_frames
         host["latent"][:], host["action"][:] = state.latent, actions
         output = buffers.next_output()
-        buffers.inputs.upload()
-        make(buffers, output, state.ring)
-        buffers.outputs[output].download()
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+        with torch.cuda.nvtx.range(f"dreamloop frame {state.frame[0] + 1}") if self._marks else nullcontext():
+            buffers.inputs.upload()
+            make(buffers, output, state.ring)
+            buffers.outputs[output].download()
+            if self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()
+        self._marked = bool(self._marks)
         state.latent = buffers.outputs[output].host["latent"].copy()
         state.frame = state.frame + 1
 
@@ -133,6 +134,21 @@ class TritonEngine(TorchEngine):
     def _mark(self, place: int) -> None:
         if self._marks:
             self._marks[place].record()
+
+    def measure_stages(self) -> None:
+        """From now on, note when the device begins and ends each stage of a frame, and name frames in NVTX: graphs are
+        captured anew, with event nodes between the stages. Does nothing without a GPU."""
+        if self.device.type == "cuda" and not self._marks:
+            self._marks = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
+            self._graphs = Graphs()
+
+    def device_stages(self) -> list[tuple[str, float, float]]:
+        """(stage, start, stop) of the last frame by the device's own clock, in milliseconds from its first stage."""
+        if not self._marked:
+            return []
+        first, *rest = self._marks
+        moments = [0.0, *(float(first.elapsed_time(event)) for event in rest)]
+        return list(zip(STAGES, moments, moments[1:], strict=False))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         buffers = self._buffers.get(len(latents))
