@@ -44,6 +44,9 @@ TABLE = (
     Layer("models", names(CORE)),
     Layer("runtime/engines/torch_engine.py",
           names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
+    # triton: where it is missing, or there is no GPU, runtime/gpu/__init__.py hands out plain.py
+    Layer("runtime/gpu/__init__.py", names("dreamloop.runtime"), names("torch triton")),
+    Layer("runtime/gpu", names(f"{CORE} {NETWORKS} dreamloop.runtime numpy torch triton")),
     Layer("runtime/engines/trt", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"), names("torch")),
     # google.protobuf is what onnx files are made of, ml_dtypes holds its low precisions; both come with onnx
     Layer("runtime/engines",
