@@ -24,7 +24,15 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dreamloop.models.core.spec import ActionSpec, AutoencoderSpec, Button, DynamicsSpec, MemorySpec, PlanSpec, WorldSpec
+from dreamloop.models.core.spec import (
+    ActionSpec,
+    AutoencoderSpec,
+    Button,
+    DynamicsSpec,
+    MemorySpec,
+    PlanSpec,
+    WorldSpec,
+)
 from dreamloop.runtime.gpu import fused
 from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Turns
 
