@@ -83,7 +83,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     except OSError:
         commit = ""
     return {"device": name, "host": hardware(), "torch": torch.__version__, "cuda": torch.version.cuda,
-            "python": platform.python_version(), "kernels": kernels_for(device).__name__.rpartition(".")[2],
+            "python": platform.python_version(), "kernel_kind": kernels_for(device).__name__.rpartition(".")[2],
             "commit": commit}
 
 

@@ -100,7 +100,7 @@ def limits(device: torch.device, toy: bool) -> dict[str, float]:
             lambda: torch._scaled_mm(a8, b8.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=a8.is_cuda), device)
     source, target = (torch.zeros(copied, dtype=torch.uint8, device=device) for _ in range(2))
     found["copy"] = 2e-6 * copied / timed_ms(lambda: target.copy_(source), device)
-    return {name: round(value, 2) for name, value in found.items()}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 # -- verifying ---------------------------------------------------------------------------------------------
@@ -140,7 +140,8 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
             and torch.equal(slot, expected_slot))
     rows["slot_and_plan"] = {"error": 0.0 if same else 1.0, "bound": 0.0, "passed": same}
     turns = k.rotations(spec, frames)
-    held("rotations", turns.cos, torch.from_numpy(inputs.cos).to(device), torch.from_numpy(inputs.cos).to(device).double())
+    cos = torch.from_numpy(inputs.cos).to(device)
+    held("rotations", turns.cos, cos, cos.double())
     ring = random(2, b, d.heads, spec.memory.slots * g.stride, d.head_size)
     q, key, value = (random(b, spec.tokens, d.heads, d.head_size) for _ in range(3))
     gain = 1 + 0.1 * random(d.head_size)
@@ -172,7 +173,8 @@ def _noise_of(device: torch.device) -> Callable[..., Tensor]:
 # -- the sweep ---------------------------------------------------------------------------------------------
 
 
-def random_plan(sweep: Sweep, block: int, window: int, density: float, device: torch.device) -> tuple[DevicePlan, Geometry]:
+def random_plan(sweep: Sweep, block: int, window: int, density: float,
+                device: torch.device) -> tuple[DevicePlan, Geometry]:
     """Lists of random blocks, one for each block of queries, of `density` of all; the last block of a frame has its
     tail."""
     parts = -(-sweep.tokens // block)

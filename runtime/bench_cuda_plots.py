@@ -8,6 +8,7 @@ from typing import Any
 COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "error_vs_oracle"),
            "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_bf16_limit", "peak_gib"),
            "players": ("step_ms", "frames_per_s", "times_single"), "kernels": ("error", "bound", "passed")}
+WIDTH = 120  # of the tables, where the terminal is narrower or there is none
 SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "sparse_ms", "speedup", "wanted", "error")
 
 
@@ -16,22 +17,23 @@ def show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     console = Console()
+    console = Console(width=max(console.width, WIDTH), markup=False)
 
     def table(title: str, head: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:
         drawn = Table(title=title, title_justify="left")
         for place, name in enumerate(head):
-            drawn.add_column(name, justify="left" if place == 0 else "right")
+            drawn.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
         for line in lines:
             drawn.add_row(*line)
         console.print(drawn)
-    console.print(f"{report['device']}; {report['host']}; torch {report['torch']}; {report['kernels']} kernels",
+    console.print(f"{report['device']}; {report['host']}; torch {report['torch']}; {report['kernel_kind']} kernels",
                   highlight=False)
     if report.get("limits"):
         table("what it reaches", ("", "TFLOP/s, copy GB/s"), [(n, _figure(v)) for n, v in report["limits"].items()])
     for section, columns in COLUMNS.items():
         rows = report.get(section) or {}
         if rows:
-            title = section + (" (random weights, for latency only)" if section == "presets" else "")
+            title = section.replace("_", " ") + (" (random weights, for latency only)" if section == "presets" else "")
             table(title, ("", *columns), [(name, *(_figure(row.get(c)) for c in columns)) for name, row in rows.items()])
     if report.get("sweep"):
         table("attention", SWEEP, [tuple(_figure(row.get(c)) for c in SWEEP) for row in report["sweep"]])

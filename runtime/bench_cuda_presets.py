@@ -1,12 +1,12 @@
-"""Networks of a billion parameters with random weights: what a frame of that size costs, and nothing about how it looks.
+"""Networks of a billion parameters with random weights: what a frame of that size costs, not how it looks.
 
     wan-1.3b      width 1536, 30 layers, 12 heads, feed-forward 8960, 832x480 in 1,560 tokens a frame, 512 text keys
     waypoint-1b   width 2048, 24 layers, 32 query and 16 key heads, feed-forward 8192, 512x1024 in 512 tokens
 
 Trained weights are a matter of their owners; these sizes alone are theirs. The step is that of the engine
 (engines/triton_network.py) with the things no world of the zoo has: cross attention to the keys of a text, and fewer
-key heads than query heads. The decoder has the sizes of TAEHV (github.com/madebyollin/taehv): three memory blocks of two
-frames at 256, 128 and 64 channels, and 64 channels at full size; here it makes one frame of one latent.
+key heads than query heads. The decoder has the sizes of TAEHV (github.com/madebyollin/taehv): three memory blocks at
+256, 128 and 64 channels each, which see two frames, and 64 channels at full size; here one latent makes one frame.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PRESETS = {
     "waypoint-1b": Preset(_spec("waypoint-1b", 512, 1024, 32, 3, DynamicsSpec(2048, 24, 32, 8192, patch=2), 16, 128),
                           16)}
 TOYS = {
-    "wan-1.3b": Preset(_spec("wan-toy", 32, 48, 4, 2, DynamicsSpec(64, 2, 4, 96, patch=2), 3, 8), 4, 32, (8, 8, 4, 4)),
+    "wan-1.3b": Preset(_spec("wan-toy", 64, 96, 4, 2, DynamicsSpec(64, 2, 4, 96, patch=2), 3, 8), 4, 32, (8, 8, 4, 4)),
     "waypoint-1b": Preset(_spec("waypoint-toy", 64, 64, 4, 3, DynamicsSpec(64, 2, 4, 96, patch=2), 4, 4), 2, 0,
                           (8, 8, 4, 4))}
 

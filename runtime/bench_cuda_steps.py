@@ -1,7 +1,7 @@
 """A frame of a world, of a preset, of many players: each variant verified where there is something to hold it to.
 
-Times are of a whole frame, decoder included: what a player waits for between key and pixels, without a screen. `step_ms`
-of the torch variants is network and decoder with the state's way to the host and back, as `Session` calls them.
+Times are of a whole frame, decoder included, from the host and back to it: what a player waits for between key and
+pixels, without a screen. The presets' times are those of the device alone.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def steps(world: World, device: str, frames: int, toy: bool, limits: dict[str, f
             put(name, {"unavailable": one_line(reason)})
             continue
         kind = name.rpartition("-")[2]
-        if kind in limits:
+        if limits.get(kind) and limits.get("bf16"):
             speeds = {kind: 1e12 * limits[kind], "fp32": 1e12 * limits["bf16"]}  # what is not narrow runs in bf16
             row["share_of_limit"] = round(1e3 * least_seconds(world.spec, speeds, kind) / row["p50_ms"], 4)
         put(name, row)
@@ -117,7 +117,7 @@ def players(world: World, device: str, frames: int, toy: bool, left: Left,
             engine.step(state, actions)
             if frame >= 0:
                 samples.append(1e3 * (time.perf_counter() - began))
-        p50 = float(np.median(samples))
+        p50 = float(np.median(samples))  # the graph holds the decoder
         single = single or 1e3 / p50
         put(str(count), {"step_ms": round(p50, 4), "frames_per_s": round(1e3 * count / p50, 1),
                          "times_single": round(1e3 * count / p50 / single, 2)})
@@ -154,11 +154,11 @@ def preset_row(preset: Preset, device: torch.device, precision: str, limits: dic
     else:
         row |= {"frame_eager_ms": frame_ms}
     best = row.get("network_ms", row["network_eager_ms"])
-    row["tflop"] = round(flop(preset) / 1e12, 6)
-    if "bf16" in limits:
+    row["tflop"] = flop(preset) / 1e12
+    if limits.get("bf16"):
         row["share_of_bf16_limit"] = round(row["tflop"] / limits["bf16"] / (best / 1e3), 4)
     row["fps"] = round(1e3 / row.get("frame_ms", frame_ms), 2)
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def one_line(error: BaseException) -> str:

@@ -42,12 +42,14 @@ TABLE = (
     Layer("models/training", names(f"{CORE} {NETWORKS} {TRAINING} dreamloop.models! numpy safetensors torch rich av "
                                    "vizdoom gymnasium"), names("ale_py skimage matplotlib")),
     Layer("models", names(CORE)),
-    Layer("runtime/gpu", names(f"{CORE} {NETWORKS} dreamloop.runtime numpy torch triton")),
     Layer("runtime/engines/torch_engine.py",
           names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
     Layer("runtime/engines/triton", names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
     Layer("runtime/bench_cuda", names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch"),
           names("rich matplotlib")),
+    # triton: where it is missing, or there is no GPU, runtime/gpu/__init__.py hands out plain.py
+    Layer("runtime/gpu/__init__.py", names("dreamloop.runtime"), names("torch triton")),
+    Layer("runtime/gpu", names(f"{CORE} {NETWORKS} dreamloop.runtime numpy torch triton")),
     Layer("runtime/engines/trt", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"), names("torch")),
     # google.protobuf is what onnx files are made of, ml_dtypes holds its low precisions; both come with onnx
     Layer("runtime/engines",

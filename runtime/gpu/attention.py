@@ -6,7 +6,7 @@
 One program holds QUERIES rows of one head of one player, and goes over the list in tiles of KEYS keys with the online
 softmax of FlashAttention (Dao et al. 2022). Two ways to walk a list:
 
-    long blocks (KEYS tokens or more)   a tile lies in one block, so its address is one number and its rows are neighbours
+    long blocks (KEYS tokens or more)   a tile lies in one block: one address, and rows that are neighbours
     short blocks                        a tile is gathered over as many blocks as it takes: 20 tokens fill it as well
 
 Keys of sinks are read from `turned` (heads.py). With narrow keys the products q k are of eight bits: a query row is
@@ -85,12 +85,11 @@ def attention_kernel(query, keys, values, turned, key_scale, index, count, lengt
     top = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     sums = tl.zeros([QUERIES, WIDE], tl.float32)
+    most: tl.constexpr = (MOST * BLOCK_TOKENS + KEYS - 1) // KEYS if PACKED else MOST * block_tiles
     if PACKED:
         last = (listed * BLOCK_TOKENS + KEYS - 1) // KEYS
-        most: tl.constexpr = (MOST * BLOCK_TOKENS + KEYS - 1) // KEYS
     else:
         last = listed * block_tiles
-        most: tl.constexpr = MOST * block_tiles
     for step in range(0, most if INTERPRETED else last):
         if PACKED:
             place = step * KEYS + tl.arange(0, KEYS)

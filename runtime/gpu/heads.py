@@ -66,21 +66,21 @@ def qkv_write_kernel(q, k, v, query_gain, key_gain, cos, sin, store_cos, store_s
         else:
             source = k + player * k_player + (head - heads) * k_head + token[:, None] * k_token
             first, second = _turned(source, key_gain, store_cos + turn, store_sin + turn, token, inside, pair, D)
-            to = ring + token[:, None] * D + pair[None, :]
-            tl.store(keys + to, narrow(first, keys.dtype.element_ty), mask=mask)
-            tl.store(keys + to + half, narrow(second, keys.dtype.element_ty), mask=mask)
+            place = ring + token[:, None] * D + pair[None, :]
+            tl.store(keys + place, narrow(first, keys.dtype.element_ty), mask=mask)
+            tl.store(keys + place + half, narrow(second, keys.dtype.element_ty), mask=mask)
             value = v + player * v_player + (head - heads) * v_head + token[:, None] * v_token + pair[None, :]
             a, b = tl.load(value, mask=mask, other=0.0), tl.load(value + half, mask=mask, other=0.0)
-            tl.store(values + to, narrow(a.to(tl.float32), values.dtype.element_ty), mask=mask)
-            tl.store(values + to + half, narrow(b.to(tl.float32), values.dtype.element_ty), mask=mask)
+            tl.store(values + place, narrow(a.to(tl.float32), values.dtype.element_ty), mask=mask)
+            tl.store(values + place + half, narrow(b.to(tl.float32), values.dtype.element_ty), mask=mask)
             sum_first += tl.sum(tl.where(mask, first, 0.0), axis=0)
             sum_second += tl.sum(tl.where(mask, second, 0.0), axis=0)
     if MEANS_AT >= 0:
         if head >= heads:
             length = tl.minimum(tokens - part * SPAN, SPAN).to(tl.float32)
-            to = ring + (MEANS_AT + part) * D + pair
-            tl.store(keys + to, narrow(sum_first / length, keys.dtype.element_ty), mask=paired)
-            tl.store(keys + to + half, narrow(sum_second / length, keys.dtype.element_ty), mask=paired)
+            mean = ring + (MEANS_AT + part) * D + pair
+            tl.store(keys + mean, narrow(sum_first / length, keys.dtype.element_ty), mask=paired)
+            tl.store(keys + mean + half, narrow(sum_second / length, keys.dtype.element_ty), mask=paired)
 
 
 @triton.jit

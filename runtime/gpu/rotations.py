@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from dreamloop.runtime.gpu.sizes import Turns
 def _constants(spec: WorldSpec, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Angle of one frame of time (D/2), angles of space (T, D/2), sink frames (sinks); float64."""
     with torch.inference_mode(False):
-        one = torch.from_numpy(conditioning.time_angles(spec, 1)).to(device)
+        one = torch.from_numpy(conditioning.time_angles(spec, np.ones(()))).to(device)
         space = torch.from_numpy(conditioning.space_angles(spec)).to(device)
         return one, space, torch.arange(1, spec.memory.sink_frames + 1, device=device, dtype=torch.float64)
 
