@@ -12,7 +12,7 @@ PLAY := $(VENV)/.stamp-play
 TEST := $(VENV)/.stamp-test
 HEADLESS := SDL_VIDEODRIVER=dummy SDL_AUDIODRIVER=dummy
 # what an installation is made from; Python files are used in place and need none
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h)
 
 .PHONY: play test test-long sanitize lint clean
 .DELETE_ON_ERROR:
@@ -51,8 +51,8 @@ $(PLAY): $(SOURCES) | $(BIN)/python
 
 $(TEST): $(PLAY)
 	@echo "installing $(TORCH), the games and the test tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[train,games,eval,hub,rtx,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[train,games,eval,hub,gpu,rtx,dev]'
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info runtime/_kernels*.so
+	rm -rf build dist *.egg-info runtime/_kernels*.so runtime/_cuda.*

@@ -1,8 +1,9 @@
 """Package map and kernel build: `pip install .`, `pip install -e .`, `pip wheel .`.
 
 The folders models/, runtime/ and demos/ are the packages dreamloop.models, dreamloop.runtime and
-dreamloop.demos; there is no dreamloop/ folder. CMake builds dreamloop.runtime._kernels. Without a
-compiler the build says so in one line and goes on: a world then plays through ONNX Runtime.
+dreamloop.demos; there is no dreamloop/ folder. CMake builds dreamloop.runtime._kernels and, where nvcc is found, the
+CUDA kernels beside it. Without a compiler the build says so in one line and goes on: a world then plays through ONNX
+Runtime.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         folder = Path(self.build_temp).resolve() / "kernels"
-        target.unlink(missing_ok=True)  # a stale module must not outlive a build that fails
+        for stale in (target, target.parent / "_cuda.so", target.parent / "_cuda.ptx"):
+            stale.unlink(missing_ok=True)  # a stale module must not outlive a build that fails
         try:
             self._cmake(target, folder)
         except (OSError, ImportError) as error:

@@ -98,7 +98,19 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
+    from dreamloop.models.core.errors import EngineError
     from dreamloop.models.core.world import load_world
+    if args.device == "cuda" or args.toy:
+        try:
+            from dreamloop.runtime.bench_cuda import bench_cuda
+        except ImportError as error:
+            raise EngineError(f"bench --device cuda needs torch ({error}); pip install 'dreamloop[gpu]'") from error
+        from dreamloop.runtime.bench_cuda_plots import show
+        report = bench_cuda(load_world(args.world), args.out, args.device, args.toy, 60 * args.minutes, args.frames,
+                            args.preset)
+        show(report)
+        print(f"wrote {args.out}/report.json and its plots")
+        return report
     if args.sparse:
         from dreamloop.runtime.bench_sparse import bench_sparse, table as sparse_table
         report = bench_sparse(args.windows, frames=args.frames or 30, threads=args.threads)
@@ -340,7 +352,16 @@ def _parser() -> argparse.ArgumentParser:
                        help=f"a world of the zoo, a folder or hub:owner/name (default: {DEFAULT_WORLD})")
     bench.add_argument("--engines", default="all", metavar="A,B", help="engines or variants, or all (default: all)")
     bench.add_argument("--frames", type=_whole(1), metavar="N", help="frames to time (default: 300; --sparse: 30)")
-    bench.add_argument("--preset", metavar="NAME", help="a world of random weights instead of WORLD: cpu-300")
+    bench.add_argument("--preset", metavar="NAME", help="a network of random weights instead of WORLD, for its times "
+                       "alone: cpu-300; with --device cuda: wan-1.3b, waypoint-1b (default there: both, and WORLD)")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
+                       help="cuda: kernels, engine and presets on the GPU that is here (default: cpu)")
+    bench.add_argument("--out", metavar="OUT", default="bench-cuda",
+                       help="with --device cuda: folder of report.json and plots (default: bench-cuda)")
+    bench.add_argument("--minutes", type=_minutes, default=8.0, metavar="M",
+                       help="with --device cuda: begin nothing after so many (default: 8)")
+    bench.add_argument("--toy", action="store_true",
+                       help="the sections of --device cuda at toy size, on a CPU too: a rehearsal, no figures")
     bench.add_argument("--sparse", action="store_true",
                        help="the plans against each other on worlds of random weights, over longer and longer memories")
     bench.add_argument("--windows", type=_windows, metavar="N,N", default=(16, 32, 64, 128, 256, 512),

@@ -31,7 +31,7 @@ frame after an alarm starts over from a start frame.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -139,7 +139,7 @@ class Presented:
 @dataclass(frozen=True)
 class _Made:
     """A frame between its making and its presenting. frame: None where it was not decoded; stage: what made it;
-    began, read, stepped, decoded: seconds; the rest as in `Presented`."""
+    began, read, stepped, decoded: seconds; device: see `Profiler.add_device`; the rest as in `Presented`."""
 
     frame: Frame | None
     index: int
@@ -156,6 +156,7 @@ class _Made:
     fault: str
     alarms: tuple[str, ...]
     view_frames: int | None
+    device: Sequence[tuple[str, float, float]] = ()
 
 
 class FrameLoop:
@@ -172,6 +173,9 @@ class FrameLoop:
         self.budget_ms, self.late = budget_ms, late
         self.clock: Clock = clock or SystemClock()
         self.profiler, self.monitor, self.compute = profiler, monitor, compute
+        self._device_stages = None if profiler is None else getattr(session.engine, "device_stages", None)
+        if self._device_stages is not None:
+            getattr(session.engine, "measure_stages")()  # noqa: B009  an engine has both or none
         self.presented = self.late_frames = self.repeated_frames = self.held_frames = 0
         self.degraded_frames = 0
         self._anchor: int | None = None  # the start frame to go to next
@@ -284,13 +288,14 @@ class FrameLoop:
                 fault = str(error)
                 self.held_frames += 1
         stepped = now()
+        device = self._device_stages() if self._device_stages is not None and stage == "dynamics" else ()
         if frame is None and not (relief and relief.skips_decoding):
             frame = session.render()
         if frame is not None:
             frame.pixels  # noqa: B018  decoded here, where its time is counted
         saved, self._saved = self._saved, ""
         return _Made(frame, session.index, self._inputs, command, vector, stage, began, read, stepped, now(), rewound,
-                     saved, fault, (), view_frames)
+                     saved, fault, (), view_frames, device)
 
     def _make_and_watch(self, command: Command, vector: np.ndarray, began: float) -> _Made:
         made = self._make(command, vector, began)
@@ -351,6 +356,7 @@ class FrameLoop:
         profiler.add(number, made.stage, made.read, made.stepped, maker)
         if made.frame is not None:
             profiler.add(number, "decode", made.stepped, made.decoded, maker)
+        profiler.add_device(number, made.device, made.stepped)
         if self.compute is not None:
             profiler.add(number, "wait", made.decoded, turn, "waiting")
         profiler.add(number, "present" if made.frame is not None else "hold", turn, done)

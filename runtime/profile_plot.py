@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.runtime.profiler import WHOLE, Profiler
+from dreamloop.runtime.profiler import DEVICE, WHOLE, Profiler
 
 
 def draw_profile(profiler: Profiler, path: str | os.PathLike[str], title: str = "",
@@ -24,7 +24,7 @@ def draw_profile(profiler: Profiler, path: str | os.PathLike[str], title: str = 
     row = {frame: i for i, frame in enumerate(frames)}
     total = np.zeros(len(frames))
     for name, spans in profiler.stages().items():
-        if name == WHOLE:
+        if name == WHOLE or spans[0].track == DEVICE:
             continue
         part_ms = np.zeros(len(frames))
         for span in spans:

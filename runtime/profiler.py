@@ -2,6 +2,8 @@
 
     dreamloop profile doom-arena --trace trace.json        # open it at https://ui.perfetto.dev
 
+An engine that has the device's own times adds them on a track of their own (`add_device`), beside those of the host.
+
 A span is five values in a tuple, so the profiler itself costs about a microsecond a frame; `cost_ms` measures it.
 Trace format: "Trace Event Format", Google 2016: complete events (`ph` X) on a track per thread, times in
 microseconds; a flow (`s`, `f`) leads from the reading of an input to the presenting of the first frame
@@ -25,6 +27,7 @@ from dreamloop.models.core.errors import DreamloopError
 MAX_SPANS = 1_000_000
 WHOLE = "frame"  # the name of the span from the first stage's start to the last stage's end
 LOOP = "frame loop"  # the thread that reads input and presents
+DEVICE = "gpu"  # the track of what the device says of itself
 PARTS = 10  # of a run, whose medians say how much it varies
 
 
@@ -58,12 +61,24 @@ class Profiler:
         """Note that `stage` of frame `frame` ran from start_s to stop_s, in seconds."""
         self.spans.append(Span(frame, stage, start_s, stop_s, track))
 
+    def add_device(self, frame: int, stages: Sequence[tuple[str, float, float]], seen_s: float) -> None:
+        """Note stages of a frame by the device's own clock: (stage, start_ms, stop_ms) from its first one. Only
+        differences of that clock mean anything to the host's, so the last stage is put to end at `seen_s`, when the
+        host saw that all was done: a moment late, by what it takes the host to wake."""
+        if stages:
+            last_ms = stages[-1][2]
+            for stage, start_ms, stop_ms in stages:
+                start_s, stop_s = (seen_s + (ms - last_ms) / 1000 for ms in (start_ms, stop_ms))
+                self.add(frame, f"{DEVICE} {stage}", start_s, stop_s, DEVICE)
+
     def stages(self) -> dict[str, list[Span]]:
         """Spans by stage, in the order in which stages were first seen, the whole frame last."""
         by_stage: dict[str, list[Span]] = {}
         whole: dict[int, Span] = {}
         for span in self.spans:
             by_stage.setdefault(span.stage, []).append(span)
+            if span.track == DEVICE:
+                continue  # lies inside what the host waited for
             known = whole.get(span.frame, span)
             whole[span.frame] = Span(span.frame, WHOLE, min(known.start_s, span.start_s),
                                      max(known.stop_s, span.stop_s), LOOP)
@@ -103,7 +118,8 @@ class Profiler:
         stages = self.stages()
         origin = min((span.start_s for span in self.spans), default=0.0)
         tracks = list(dict.fromkeys([LOOP, *(span.track for span in self.spans)]))
-        shown = [span for name, spans in stages.items() if name != WHOLE or len(tracks) == 1 for span in spans]
+        alone = set(tracks) <= {LOOP, DEVICE}
+        shown = [span for name, spans in stages.items() if name != WHOLE or alone for span in spans]
 
         def at(span: Span) -> dict[str, Any]:
             return {"pid": 1, "tid": 1 + tracks.index(span.track), "ts": _nanoseconds(span.start_s, origin) / 1000}

@@ -44,6 +44,12 @@ TABLE = (
     Layer("models", names(CORE)),
     Layer("runtime/engines/torch_engine.py",
           names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
+    Layer("runtime/engines/triton", names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch")),
+    Layer("runtime/bench_cuda", names(f"{CORE} dreamloop.models! dreamloop.runtime {NETWORKS} numpy torch"),
+          names("rich matplotlib")),
+    # triton: where it is missing, or there is no GPU, runtime/gpu/__init__.py hands out plain.py
+    Layer("runtime/gpu/__init__.py", names("dreamloop.runtime"), names("torch triton")),
+    Layer("runtime/gpu", names(f"{CORE} {NETWORKS} dreamloop.runtime numpy torch triton")),
     Layer("runtime/engines/trt", names(f"{CORE} dreamloop.models! dreamloop.runtime numpy"), names("torch")),
     # google.protobuf is what onnx files are made of, ml_dtypes holds its low precisions; both come with onnx
     Layer("runtime/engines",
@@ -59,7 +65,7 @@ TABLE = (
           names("torch vizdoom gymnasium onnx onnxruntime")))
 
 # engines whose module needs more than playing does: imported lazily or not at all
-HEAVY = ("dreamloop.runtime.engines.torch_engine",)
+HEAVY = ("dreamloop.runtime.engines.torch_engine", "dreamloop.runtime.engines.triton_engine")
 
 
 def sources() -> list[str]:
@@ -108,7 +114,7 @@ def faults(source: str, file: str) -> list[str]:
         if not (allowed(module, layer.eager) or (lazy and allowed(module, layer.lazy))):
             kind = "lazy" if lazy else "module-level"
             found.append(f"{file}:{line}: {kind} import of {module}; {layer.path} may not")
-        if not lazy and module in HEAVY:
+        if not lazy and module in HEAVY and "torch" not in layer.eager:
             found.append(f"{file}:{line}: {module} may be imported lazily only")
     return found
 

@@ -49,10 +49,11 @@ BACKENDS = {b.name: b for b in (
     Backend("tensorrt-rtx", "dreamloop.runtime.engines.trt_engine", "TensorRTForRTXEngine",
             ("tensorrt_rtx", "onnx", "torch"), "rtx"),
     Backend("torch", "dreamloop.runtime.engines.torch_engine", "TorchEngine", ("torch",), "train"),
+    Backend("triton", "dreamloop.runtime.engines.triton_engine", "TritonEngine", ("torch", "triton"), "gpu"),
 )}
-ON_GPU = ("tensorrt", "tensorrt-rtx")
+ON_GPU = ("tensorrt", "tensorrt-rtx", "triton")
 AUTO_ORDER = ("native", "onnxruntime", "torch")
-CHOOSING = ("native", "torch")  # engines that run the plan top_k
+CHOOSING = ("native", "torch", "triton")  # engines that run the plan top_k
 WITH_FORMS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 ENGINE_NAMES = ("native", "triton", "torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
@@ -86,6 +87,8 @@ def engine_status(name: str) -> EngineStatus:
 
 def _gpu_missing(name: str) -> str:
     """Why a GPU engine whose library is there cannot run, or an empty string."""
+    if name == "triton":
+        return str(importlib.import_module("dreamloop.runtime.engines.triton_engine").why_missing())
     trt_build = importlib.import_module("dreamloop.runtime.engines.trt_build")
     try:
         version = trt_build.version(name)

@@ -84,16 +84,19 @@ class TorchEngine:
 
 class CompiledTorchEngine(TorchEngine):
     """The torch engine with its networks compiled by `torch.compile`, for one player. Compiling takes minutes, so
-    `dreamloop bench` compares with it and nothing plays on it."""
+    `dreamloop bench` compares with it and nothing plays on it. mode: of torch.compile; `reduce-overhead` captures CUDA
+    graphs, for which the ring is marked as staying where it is."""
 
     name = "torch-compile"
 
-    def __init__(self, world: World, precision: str = "fp32", threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(self, world: World, precision: str = "fp32", threads: int | None = None, device: str = "cpu",
+                 mode: str = "default") -> None:
         super().__init__(world, precision, threads, device)
+        self.mode = mode
         if world.spec.plan.policy == "top_k":
             raise EngineError("engine torch-compile cannot choose blocks while it plays; torch can")
-        self._pass = torch.compile(self._frame, dynamic=False, fullgraph=True)
-        self._decode = torch.compile(self.autoencoder.decode, dynamic=False, fullgraph=True)
+        self._pass = torch.compile(self._frame, dynamic=False, fullgraph=True, mode=mode)
+        self._decode = torch.compile(self.autoencoder.decode, dynamic=False, fullgraph=True, mode=mode)
 
     def _frame(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, ring: Tensor, turns: list[Tensor],
                rows: Tensor, mask: Tensor) -> Tensor:
@@ -118,6 +121,8 @@ class CompiledTorchEngine(TorchEngine):
     def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec, frames = self.world.spec, state.frame + 1
         assert state.batch == 1, state.batch
+        if self.mode == "reduce-overhead":
+            torch._dynamo.mark_static_address(state.ring)
         x: Tensor | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
             i = pass_inputs(spec, frames, state.seed, actions, index, view_frames)

@@ -199,3 +199,38 @@ def test_the_price_is_measured_over_the_spans_of_one_frame(monkeypatch: pytest.M
 def test_a_frame_costs_well_under_one_percent() -> None:
     """Of a frame of 10 ms; the best of five rounds."""
     assert profile(1).cost_ms() < 0.1
+
+
+def with_device(frames: int) -> Profiler:
+    """`profile`, and of each frame what a device says it did while the host waited in `dynamics`: times as CUDA events
+    give them, of a clock that has nothing to do with the host's."""
+    profiler = profile(frames, stage_s=0.002)
+    for frame in range(1, frames + 1):
+        profiler.add_device(frame, [("inputs", 0.0, 0.1), ("network", 0.1, 1.5), ("decoder", 1.5, 1.9)],
+                            seen_s=5000.0 + 0.01 * frame + 2 * 0.002)
+    return profiler
+
+
+def test_what_the_device_did_lies_inside_what_the_host_waited_for() -> None:
+    stages = with_device(3).stages()
+    for waited, inputs, network, decoder in zip(stages["dynamics"], stages["gpu inputs"], stages["gpu network"],
+                                                stages["gpu decoder"], strict=True):
+        assert waited.start_s < inputs.start_s and decoder.stop_s == pytest.approx(waited.stop_s, abs=1e-9)
+        assert (network.ms, decoder.ms) == (pytest.approx(1.4, abs=1e-6), pytest.approx(0.4, abs=1e-6))
+        assert inputs.stop_s == network.start_s and network.stop_s == decoder.start_s
+
+
+def test_a_device_has_a_track_of_its_own_and_changes_no_other_figure() -> None:
+    plain, both = profile(20), with_device(20)
+    assert {name: row for name, row in both.summary().items() if not name.startswith("gpu ")} == plain.summary()
+    events = both.trace()["traceEvents"]
+    track = next(e["tid"] for e in events if e["name"] == "thread_name" and e["args"]["name"] == "gpu")
+    assert {e["name"] for e in events if e["ph"] == "X" and e["tid"] == track} == {
+        "gpu inputs", "gpu network", "gpu decoder"}
+    assert any(e["name"] == "frame 7" for e in events)  # frames still enclose the stages of the host
+
+
+def test_a_frame_without_device_times_adds_nothing() -> None:
+    profiler = profile(1)
+    profiler.add_device(1, [], seen_s=5001.0)
+    assert len(profiler.spans) == len(STAGES)

@@ -1,0 +1,159 @@
+"""What the GPU engine takes, on the GPU that is here: `dreamloop bench --device cuda --out OUT`.
+
+    dreamloop bench --device cuda --out gpu-figures --json
+    dreamloop bench --device cpu --toy --out rehearsal          # every section at toy size, without a GPU
+
+Sections, one after the other: what the machine reaches (products, copies), each kernel against its twin, the steps of a
+world by engine, the attention sweep, the presets, players in one step, action to pixels. What is wrong is not timed. A
+section that fails, or a row of it, says why under `unavailable` and the next one goes on. `report.json` is written anew
+after every row, so a run that is cut keeps what it has; a section that begins after the budget is listed, not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.world import World
+from dreamloop.runtime import bench_cuda_kernels as on_kernels, bench_cuda_steps as on_steps
+from dreamloop.runtime.bench_cuda_presets import PRESETS, TOYS
+from dreamloop.runtime.bench_limits import hardware
+from dreamloop.runtime.gpu import kernels_for, why_plain
+
+BUDGET_S = 480.0
+FRAMES = 300
+PRESET_WINDOWS = {"wan-1.3b": (7, 21), "waypoint-1b": (16,)}
+SECTIONS = ("limits", "kernels", "steps", "sweep", "presets", "players", "latency_ms")
+
+
+class Run:
+    """The report as it grows, on the disk after every row; and how much time is left."""
+
+    def __init__(self, folder: Path, machine: dict[str, Any], budget_s: float) -> None:
+        self.folder, self.budget_s, self._began = folder, budget_s, time.monotonic()
+        self.report: dict[str, Any] = {**machine, "unavailable": {}, "seconds": {}}
+
+    def left(self) -> float:
+        return self.budget_s - (time.monotonic() - self._began)
+
+    def save(self) -> None:
+        part = self.folder / "report.json.part"
+        part.write_text(json.dumps(self.report, indent=1), "utf-8")
+        os.replace(part, self.folder / "report.json")
+
+    def put(self, section: str, name: str, row: Any) -> None:
+        """A row of a section; one that is unavailable goes where all of them are listed."""
+        if isinstance(row, dict) and "unavailable" in row and len(row) == 1:
+            self.report["unavailable"][f"{section}: {name}"] = row["unavailable"]
+        else:
+            self.report.setdefault(section, {})[name] = row
+        self.save()
+
+    def section(self, name: str, work: Callable[[], Any]) -> None:
+        """Run a section; what it returns is its figures, if it returns any."""
+        began = time.monotonic()
+        if self.left() <= 0:
+            self.report["unavailable"][name] = f"not begun: the budget of {self.budget_s:.0f} s was spent"
+        else:
+            try:
+                found = work()
+                if found is not None:
+                    self.report[name] = found
+            except Exception as error:  # whatever a section dies of, the others are worth having
+                self.report["unavailable"][name] = on_steps.one_line(error)
+        self.report["seconds"][name] = round(time.monotonic() - began, 1)
+        self.save()
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on, in words; commit: of the source where it is a repository, else empty."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU: a rehearsal, not figures"
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, text=True,
+                                capture_output=True, check=False).stdout.strip()
+    except OSError:
+        commit = ""
+    return {"device": name, "host": hardware(), "torch": torch.__version__, "cuda": torch.version.cuda,
+            "python": platform.python_version(), "kernel_kind": kernels_for(device).__name__.rpartition(".")[2],
+            "commit": commit}
+
+
+def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, budget_s: float = BUDGET_S,
+               frames: int | None = None, presets: str | None = None) -> dict[str, Any]:
+    """The report, which lies in `out`/report.json too, with plots beside it. presets: one preset alone, or all.
+
+    Raises `DreamloopError` without CUDA, for an unknown preset, and where `out` cannot be written.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DreamloopError(f"bench --device cuda: torch {torch.__version__} finds no NVIDIA GPU with CUDA here")
+    if device == "cuda" and (reason := why_plain(device)):
+        raise DreamloopError(f"bench --device cuda: {reason}")
+    if presets is not None and presets not in PRESETS:
+        raise DreamloopError(f"no preset {presets[:100]!r} for a GPU; known: {', '.join(PRESETS)}")
+    place, count = torch.device(device), frames or (5 if toy else FRAMES)
+    folder = Path(out)
+    run = Run(folder, machine(place), budget_s)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        run.save()
+    except OSError as error:
+        raise DreamloopError(f"cannot write to {out}: {error.strerror}") from error
+    run.report |= {"world": world.name, "frames": count, "toy": toy}
+    run.section("limits", lambda: on_kernels.limits(place, toy))
+    run.section("kernels", lambda: on_kernels.verify(world.spec, place))
+    limits = run.report.get("limits", {})
+    sound = all(row["passed"] for row in run.report.get("kernels", {"none": {"passed": False}}).values())
+    if presets is None:
+        run.section("steps", lambda: on_steps.steps(world, device, count, toy, limits, run.left,
+                                                    lambda name, row: run.put("steps", name, row)))
+        sweep = on_kernels.TOY if toy else on_kernels.Sweep()
+        if sound:
+            run.section("sweep", lambda: on_kernels.sweep_rows(sweep, place, torch.bfloat16, not toy,
+                                                               lambda: min(run.left(), run.budget_s)))
+        else:
+            run.report["unavailable"]["sweep"] = "a kernel errs: see `kernels`"
+    run.section("presets", lambda: _presets(run, place, toy, limits, presets))
+    if presets is None:
+        run.section("players", lambda: on_steps.players(world, device, count, toy, run.left,
+                                                        lambda name, row: run.put("players", name, row)))
+        run.section("latency_ms", lambda: on_steps.latency(world, device, count, toy))
+    if place.type == "cuda":
+        run.report["peak_gib"] = round(torch.cuda.max_memory_allocated(place) / 2**30, 2)
+    run.section("plots", lambda: _plots(run.report, folder))
+    return run.report
+
+
+def _presets(run: Run, device: torch.device, toy: bool, limits: dict[str, float], only: str | None) -> None:
+    for name, preset, precision in _preset_rows(toy, only):
+        if run.left() <= 0:
+            run.put("presets", name, {"unavailable": "no time was left"})
+            continue
+        try:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(device)
+            run.put("presets", name, on_steps.preset_row(preset, device, precision, limits))
+        except Exception as error:  # one that does not fit leaves the others as they are
+            run.put("presets", name, {"unavailable": on_steps.one_line(error)})
+
+
+def _preset_rows(toy: bool, only: str | None) -> Iterator[tuple[str, Any, str]]:
+    for name, preset in (TOYS if toy else PRESETS).items():
+        for window in PRESET_WINDOWS[name] if only in (None, name) else ():
+            held = preset if toy else preset.visible(window)
+            for precision in ("bf16", "fp8"):
+                yield f"{name}, {held.spec.memory.window_frames} frames, {precision}", held, precision
+
+
+def _plots(report: dict[str, Any], folder: Path) -> None:
+    from dreamloop.runtime.bench_cuda_plots import draw
+    draw(report, folder)

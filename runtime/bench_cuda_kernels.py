@@ -1,0 +1,257 @@
+"""Kernels on the device: first against their plain twins, then sparse attention against what torch has.
+
+A kernel passes where its error against the twin in float64 is at most twice that of the twin in the kernel's own
+precision, plus a floor: the rule of all engines.
+
+The sweep reads a ring of W frames of T tokens with random lists of density d, one for each block of queries:
+
+    sdpa     torch's attention over every token of the W frames, which have no padding there: the fastest dense one
+    flex     FlexAttention, compiled, over the same lists as the sparse kernel
+    sparse   runtime/gpu, over the lists; `dense` is the same kernel over all blocks
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dreamloop.models.core import noise as host_noise
+from dreamloop.models.core.conditioning import pass_inputs
+from dreamloop.models.core.spec import WorldSpec
+from dreamloop.runtime.engines.triton_linear import FP8
+from dreamloop.runtime.gpu import kernels_for, noise, plain
+from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, Quantise
+
+FLOORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest value of the twin in float64
+FRAMES = (1, 2, 5, 40, 1000)  # warm-up, wrap-around, long after
+SAMPLES = 7
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What the sweep runs over: T tokens, H heads, D head size, visible frames, densities, tokens of a block."""
+
+    tokens: int = 1560
+    heads: int = 12
+    head_size: int = 128
+    windows: tuple[int, ...] = (7, 21)
+    densities: tuple[float, ...] = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
+    blocks: tuple[int, ...] = (64, 128)
+
+
+TOY = Sweep(24, 2, 16, (2, 3), (0.25, 0.5), (8,))
+
+
+def timed_ms(work: Callable[[], object], device: torch.device, inner: int = 10, captured: bool = True) -> float:
+    """Median milliseconds of one call: `inner` calls in a captured graph on a GPU, so that launching costs nothing;
+    captured=False launches each; plain calls on a CPU."""
+    with torch.inference_mode():
+        work()
+        if device.type != "cuda":
+            samples = []
+            for _ in range(3):
+                began = time.perf_counter()
+                work()
+                samples.append(1e3 * (time.perf_counter() - began))
+            return float(np.median(samples))
+        for _ in range(3):
+            work()
+        torch.cuda.synchronize()
+        run: Callable[[], object] = work
+        if captured:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(inner):
+                    work()
+            run = graph.replay
+        calls = 1 if captured else inner
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        samples = []
+        for _ in range(SAMPLES + 2):
+            begin.record()
+            for _ in range(calls):
+                run()
+            end.record()
+            end.synchronize()
+            samples.append(begin.elapsed_time(end) / inner)
+        return float(np.median(samples[2:]))
+
+
+# -- limits ------------------------------------------------------------------------------------------------
+
+
+def limits(device: torch.device, toy: bool) -> dict[str, float]:
+    """What this device reaches: products of `bf16` and `fp8` in TFLOP/s, a copy in GB/s (read and written)."""
+    n, copied = (256, 1 << 20) if toy else (8192, 1 << 30)
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    b = torch.randn(n, n, device=device, dtype=torch.bfloat16)
+    found = {"bf16": 2e-9 * n**3 / timed_ms(lambda: a @ b, device)}
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9):
+        one, a8, b8 = torch.ones(1, device=device), a.to(FP8), b.to(FP8)
+        found["fp8"] = 2e-9 * n**3 / timed_ms(
+            lambda: torch._scaled_mm(a8, b8.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=a8.is_cuda), device)
+    source, target = (torch.zeros(copied, dtype=torch.uint8, device=device) for _ in range(2))
+    found["copy"] = 2e-6 * copied / timed_ms(lambda: target.copy_(source), device)
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+# -- verifying ---------------------------------------------------------------------------------------------
+
+
+def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = None,
+           dtype: torch.dtype = torch.bfloat16) -> dict[str, dict[str, Any]]:
+    """Kernel -> error, bound, passed, over B players at different times, on the sizes of a world."""
+    k, d, g = kernels or kernels_for(device), spec.dynamics, Geometry.of(spec)
+    frames = torch.tensor(FRAMES, device=device)
+    b, generator = len(FRAMES), torch.Generator(device).manual_seed(0)
+    rows: dict[str, dict[str, Any]] = {}
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    def held(name: str, found: Tensor, usual: Tensor, exact: Tensor) -> None:
+        error, its = (float((x.double() - exact).abs().max()) for x in (found, usual))
+        bound = 2 * its + FLOORS[dtype] * float(exact.abs().max())
+        rows[name] = {"error": error, "bound": bound, "passed": error <= bound}
+
+    def both(name: str, call: Callable[..., Tensor], *tensors: Tensor, twin: Callable[..., Tensor]) -> None:
+        held(name, call(*tensors), twin(*tensors), twin(*(t.double() for t in tensors)))
+    x, y = random(b, spec.tokens, d.width), random(b, spec.tokens, d.width)
+    shift, scale = random(b, d.width), random(b, d.width)
+    both("modulated_norm", k.modulated_norm, x, shift, scale, twin=plain.modulated_norm)
+    both("gate_residual", k.gate_residual, x, y, scale, twin=plain.gate_residual)
+    both("gelu", k.gelu, x, twin=plain.gelu)
+    narrow = Quantise(torch.full((1,), 0.02, device=device), FP8)
+    codes = [module.modulated_norm(x, shift, scale, narrow).double() * 0.02 for module in (k, plain)]
+    held("modulated_norm_fp8", *codes, plain.modulated_norm(x.double(), shift.double(), scale.double()))
+    slot, plan = k.slot_and_plan(spec, frames)
+    inputs = pass_inputs(spec, np.array(FRAMES), np.arange(b, dtype=np.uint64), np.zeros((b, spec.actions.size)))
+    expected_slot, expected = plain.slot_and_plan(spec, frames)
+    same = (np.array_equal(slot.cpu().numpy(), inputs.slot) and torch.equal(plain.token_mask(plan, g),
+                                                                            plain.token_mask(expected, g))
+            and torch.equal(slot, expected_slot))
+    rows["slot_and_plan"] = {"error": 0.0 if same else 1.0, "bound": 0.0, "passed": same}
+    turns = k.rotations(spec, frames)
+    cos = torch.from_numpy(inputs.cos).to(device)
+    held("rotations", turns.cos, cos, cos.double())
+    ring = random(2, b, d.heads, spec.memory.slots * g.stride, d.head_size)
+    q, key, value = (random(b, spec.tokens, d.heads, d.head_size) for _ in range(3))
+    gain = 1 + 0.1 * random(d.head_size)
+    rings = [ring.clone(), ring.clone(), ring.double()]
+    queries = [module.qkv_write(*(t.to(r.dtype) for t in (q, key, value, gain, gain)), turns, r, slot, g)
+               for module, r in zip((k, plain, plain), rings, strict=True)]
+    held("qkv_write", *queries)
+    held("ring", *rings)
+    if g.sinks:
+        held("turn_sinks", *(m.turn_sinks(r, turns, g) for m, r in zip((k, plain, plain), rings, strict=True)))
+    turned = plain.turn_sinks(rings[1], turns, g)
+    exact = plain.sparse_attention(queries[1].double(), rings[1].double(), expected, g,
+                                   None if turned is None else turned.double())
+    held("sparse_attention", *(m.sparse_attention(queries[1], rings[1], plan, g, turned) for m in (k, plain)), exact)
+    drawn = _noise_of(device)(torch.arange(b, device=device), frames, 257)
+    host = np.stack([host_noise.normal(i, f, 257) for i, f in enumerate(FRAMES)])
+    error = float(np.abs(drawn.cpu().numpy() - host).max())
+    rows["noise"] = {"error": error, "bound": 5e-7, "passed": error <= 5e-7}
+    return rows
+
+
+def _noise_of(device: torch.device) -> Callable[..., Tensor]:
+    if kernels_for(device) is plain:
+        return noise.normal
+    from dreamloop.runtime.gpu import noise_kernel
+    return noise_kernel.normal
+
+
+# -- the sweep ---------------------------------------------------------------------------------------------
+
+
+def random_plan(sweep: Sweep, block: int, window: int, density: float,
+                device: torch.device) -> tuple[DevicePlan, Geometry]:
+    """Lists of random blocks, one for each block of queries, of `density` of all; the last block of a frame has its
+    tail."""
+    parts = -(-sweep.tokens // block)
+    geometry = Geometry(sweep.tokens, block, parts)
+    total = parts * window
+    count = max(1, round(density * total))
+    generator = np.random.default_rng(0)
+    index = np.stack([np.sort(generator.permutation(total)[:count]) for _ in range(parts)]).astype(np.int32)
+    length = np.full((window, parts), block, np.int32)
+    length[:, -1] = sweep.tokens - (parts - 1) * block
+
+    def put(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return DevicePlan(put(index[None, None]), put(np.full((1, 1, parts), count, np.int32)),
+                      put(length.reshape(1, -1))), geometry
+
+
+def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: bool,
+               left: Callable[[], float]) -> list[dict[str, Any]]:
+    """One row for each window, block size and density, as far as there is time `left` (seconds)."""
+    k, rows = kernels_for(device), []
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    for window in sweep.windows:
+        q, keys, values = (random(1, sweep.heads, n, sweep.head_size)
+                           for n in (sweep.tokens, window * sweep.tokens, window * sweep.tokens))
+        sdpa_ms = timed_ms(lambda q=q, a=keys, b=values: functional.scaled_dot_product_attention(q, a, b), device)
+        query = q.transpose(1, 2).contiguous()
+        for block in sweep.blocks:
+            for density in (*sweep.densities, 1.0):
+                if left() <= 0:
+                    return rows
+                plan, g = random_plan(sweep, block, window, density, device)
+                layer = random(2, 1, sweep.heads, window * g.stride, sweep.head_size)
+                found = k.sparse_attention(query, layer, plan, g)
+                exact = plain.sparse_attention(query.float(), layer.float(), plan, g)
+                error = float((found.float() - exact).abs().max() / exact.abs().max())
+                row: dict[str, Any] = {"window": window, "block": block, "density": density, "error": error,
+                                       "sdpa_ms": sdpa_ms}
+                if not error <= FLOORS[dtype]:
+                    rows.append({**row, "unavailable": f"error {error:.3g} is above {FLOORS[dtype]}"})
+                    continue
+                row["sparse_ms"] = timed_ms(lambda a=layer, p=plan, g=g: k.sparse_attention(query, a, p, g), device)
+                row["speedup"] = sdpa_ms / row["sparse_ms"]
+                row["wanted"] = (0.8 if density >= 0.25 else 0.6) / density if density < 1 else None
+                if flex:
+                    row["flex_ms"] = _flex_ms(q, layer, plan, g, device)
+                rows.append(row)
+    return rows
+
+
+def _flex_ms(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry, device: torch.device) -> float | str:
+    """FlexAttention over the same lists, whole blocks apart from tails; a reason where it cannot."""
+    try:
+        call = flex_call(q, layer, plan, g)
+        return timed_ms(call, device)
+    except Exception as error:  # a compiler of many kinds of failure; the row says which
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def flex_call(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry) -> Callable[[], Tensor]:
+    """q: (1, H, T, D); returns a call that gives (1, H, T, D)."""
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+    index, tail = plan.index[0, 0], g.parts * g.block_tokens > g.tokens
+    is_tail = (index % g.slot_blocks == g.parts - 1) & tail
+
+    def lists(wanted: Tensor) -> tuple[Tensor, Tensor]:
+        order = (~wanted).int().argsort(dim=-1, stable=True)
+        padded = torch.zeros(len(index), plan.length.shape[1], dtype=torch.int32, device=index.device)
+        padded[:, : index.shape[1]] = index.gather(-1, order)
+        return wanted.sum(-1, dtype=torch.int32)[None, None], padded[None, None]
+
+    def written(b: Tensor, h: Tensor, row: Tensor, key: Tensor) -> Tensor:
+        return key % g.stride < g.tokens
+    mask = BlockMask.from_kv_blocks(*lists(is_tail), *lists(~is_tail), BLOCK_SIZE=(g.block_tokens, g.block_tokens),
+                                    mask_mod=written, seq_lengths=(q.shape[2], layer.shape[3]))
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda: compiled(q, layer[0], layer[1], block_mask=mask)

@@ -1,0 +1,167 @@
+"""A frame of a world, of a preset, of many players: each variant verified where there is something to hold it to.
+
+Times are of a whole frame, decoder included, from the host and back to it: what a player waits for between key and
+pixels, without a screen. The presets' times are those of the device alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamloop.models.core.world import World
+from dreamloop.runtime.bench import BOUNDS, actions_of, largest_error, oracle_steps
+from dreamloop.runtime.bench_cuda_kernels import timed_ms
+from dreamloop.runtime.bench_cuda_presets import Preset, PresetFrame, flop
+from dreamloop.runtime.bench_limits import least_seconds
+from dreamloop.runtime.engines.base import Engine
+from dreamloop.runtime.engines.torch_engine import CompiledTorchEngine, TorchEngine
+from dreamloop.runtime.engines.triton_engine import TritonEngine
+from dreamloop.runtime.profiler import percentiles
+from dreamloop.runtime.session import Session
+
+VARIANTS = ("torch-eager-bf16", "torch-compile-bf16", "torch-compile-reduce-overhead-bf16", "triton-eager-bf16",
+            "triton-bf16", "triton-fp8", "triton-fp32")
+PLAYERS = (1, 2, 4, 8, 16, 32, 64)
+WARMUP = 20
+Left = Callable[[], float]
+
+
+class EagerTriton(TritonEngine):
+    """The triton engine without its graph: what capturing is measured against."""
+
+    def step(self, state: Any, actions: np.ndarray, view_frames: int | None = None) -> None:
+        self._run(state, actions, view_frames, self._frame)
+
+
+def opened(name: str, world: World, device: str, toy: bool) -> Engine:
+    """A variant by name; raises what its engine raises."""
+    engine, _, precision = name.rpartition("-")
+    if engine == "torch-eager":
+        return TorchEngine(world, precision, device=device)
+    if engine.startswith("torch-compile"):
+        if toy:
+            raise RuntimeError("compiling takes a minute on a CPU: not part of a toy run")
+        mode = "reduce-overhead" if "reduce" in engine else "default"
+        return CompiledTorchEngine(world, precision, device=device, mode=mode)
+    kind = EagerTriton if engine == "triton-eager" else TritonEngine
+    return kind(world, precision, device=device, **({"calibration_frames": 6} if toy else {}))
+
+
+def verified(name: str, world: World, device: str, toy: bool, history: list[Any]) -> tuple[Engine, float]:
+    """The engine and its error against the oracle; raises where the error is above its bound."""
+    engine = opened(name, world, device, toy)
+    error = largest_error(engine, history)
+    bound = BOUNDS[name.rpartition("-")[2]] * max(float(np.abs(step.after.latent).max()) for step in history)
+    if not error <= bound:
+        raise RuntimeError(f"error {error:.3g} against the float64 oracle is above the bound {bound:.3g}")
+    return engine, error
+
+
+def step_row(engine: Engine, error: float, frames: int) -> dict[str, Any]:
+    """Percentiles of `frames` frames of one player."""
+    state = engine.new_state(1)
+    state.latent = engine.encode(engine.world.starts[:1])
+    samples = []
+    for frame in range(-WARMUP, frames):
+        began = time.perf_counter()
+        engine.step(state, actions_of(engine.world, frame + WARMUP))
+        engine.decode(state.latent)
+        if frame >= 0:
+            samples.append(1e3 * (time.perf_counter() - began))
+    found = percentiles(samples)
+    return {**{name: round(value, 4) for name, value in found.items()}, "fps": round(1e3 / found["p50_ms"], 1),
+            "error_vs_oracle": error}
+
+
+def steps(world: World, device: str, frames: int, toy: bool, limits: dict[str, float], left: Left,
+          put: Callable[[str, dict[str, Any]], None]) -> None:
+    """Every variant of a frame of the world, verified first. put(name, row): takes each as it is measured."""
+    history = oracle_steps(world)
+    for name in VARIANTS:
+        if left() <= 0:
+            put(name, {"unavailable": "no time was left"})
+            continue
+        try:
+            engine, error = verified(name, world, device, toy, history)
+            row = step_row(engine, error, frames)
+        except Exception as reason:  # one variant that fails leaves the others as they are
+            put(name, {"unavailable": one_line(reason)})
+            continue
+        kind = name.rpartition("-")[2]
+        if limits.get(kind) and limits.get("bf16"):
+            speeds = {kind: 1e12 * limits[kind], "fp32": 1e12 * limits["bf16"]}  # what is not narrow runs in bf16
+            row["share_of_limit"] = round(1e3 * least_seconds(world.spec, speeds, kind) / row["p50_ms"], 4)
+        put(name, row)
+
+
+def players(world: World, device: str, frames: int, toy: bool, left: Left,
+            put: Callable[[str, dict[str, Any]], None]) -> None:
+    """Frames a second of all players together, B in one step."""
+    engine = opened("triton-bf16", world, device, toy)
+    single = 0.0
+    for count in PLAYERS[: 3 if toy else None]:
+        if left() <= 0:
+            return
+        state = engine.new_state(count)
+        state.seed[:] = np.arange(count)
+        state.latent = np.repeat(engine.encode(world.starts[:1]), count, axis=0)
+        samples = []
+        for frame in range(-WARMUP, max(frames // 4, 3)):
+            actions = np.repeat(actions_of(world, frame + WARMUP), count, axis=0)
+            began = time.perf_counter()
+            engine.step(state, actions)
+            if frame >= 0:
+                samples.append(1e3 * (time.perf_counter() - began))
+        p50 = float(np.median(samples))  # the graph holds the decoder
+        single = single or 1e3 / p50
+        put(str(count), {"step_ms": round(p50, 4), "frames_per_s": round(1e3 * count / p50, 1),
+                         "times_single": round(1e3 * count / p50 / single, 2)})
+
+
+def latency(world: World, device: str, frames: int, toy: bool) -> dict[str, Any]:
+    """From the call with an action to its pixels on the host, through a session."""
+    engine = opened("triton-bf16", world, device, toy)
+    samples = []
+    with Session(world, engine=engine, seed=7) as session:
+        for frame in range(-WARMUP, frames):
+            action = actions_of(world, frame + WARMUP)[0]
+            began = time.perf_counter()
+            session.step(action).pixels.sum()
+            if frame >= 0:
+                samples.append(1e3 * (time.perf_counter() - began))
+    return {name: round(value, 4) for name, value in percentiles(samples).items()}
+
+
+def preset_row(preset: Preset, device: torch.device, precision: str, limits: dict[str, float]) -> dict[str, Any]:
+    """Milliseconds of a frame of a preset: network, and network with decoder, eager and captured. The captured network
+    is held to the eager one first: the same kernels, so the same numbers."""
+    frame = PresetFrame(preset, device, precision)
+    row: dict[str, Any] = {"weights": "random, for latency only"}
+    frame.eagerly()
+    expected = frame.step().clone()
+    if not torch.isfinite(expected).all():
+        raise RuntimeError("the network gives values that are not finite")
+    row["network_eager_ms"] = timed_ms(frame.step, device, captured=False)
+    network_ms, frame_ms = timed_ms(frame.step, device, inner=3), timed_ms(frame.eagerly, device, inner=3)
+    if device.type == "cuda":
+        row |= {"network_ms": network_ms, "frame_ms": frame_ms}
+        row["peak_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    else:
+        row |= {"frame_eager_ms": frame_ms}
+    best = row.get("network_ms", row["network_eager_ms"])
+    row["tflop"] = flop(preset) / 1e12
+    if limits.get("bf16"):
+        row["share_of_bf16_limit"] = round(row["tflop"] / limits["bf16"] / (best / 1e3), 4)
+    row["fps"] = round(1e3 / row.get("frame_ms", frame_ms), 2)
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, its kind first where it is none of ours."""
+    said = (str(error).strip().splitlines() or [""])[0][:300]
+    return said if said and not isinstance(error, KeyError) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,175 @@
+"""Compiles the Triton kernels for an architecture with no GPU: `python ahead_of_time.py 90 [NAME ...]`, JSON last.
+
+The launchers are called with tensors that have sizes and no memory, at the sizes of `wan-1.3b` and of the shipped
+worlds; what they would launch is compiled instead, specialised as a launch would be (multiples of 16, ones). ptxas
+then says what a kernel takes: registers, shared memory, spills.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from dreamloop.models.core.spec import (
+    ActionSpec,
+    AutoencoderSpec,
+    Button,
+    DynamicsSpec,
+    MemorySpec,
+    PlanSpec,
+    WorldSpec,
+)
+from dreamloop.runtime.gpu import fused
+from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Turns
+
+TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64", torch.int8: "i8",
+         torch.float8_e4m3fn: "fp8e4nv"}
+INT8, FP8 = torch.int8, torch.float8_e4m3fn
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int) -> Tensor:
+    return meta(*shape, dtype=torch.int32)
+
+
+def wan(policy: str = "radial", block_tokens: int = 120) -> WorldSpec:
+    """Sizes of wan-1.3b: 1,560 tokens a frame."""
+    return WorldSpec("wan", "none", 480, 832, 30.0, ActionSpec((Button("a"),)),
+                     AutoencoderSpec(16, (8, 8), (1, 1), (1, 1)), DynamicsSpec(1536, 30, 12, 8960, patch=2),
+                     MemorySpec(20, sink_frames=1, max_age=40),
+                     PlanSpec(policy, 3 if policy == "radial" else 0, block_tokens, 40 if policy == "top_k" else 0))
+
+
+def attend(t: int, block: int, h: int, g: int, d: int, slots: int = 21, shared: bool = False, turned: bool = False,
+           narrow: torch.dtype | None = None) -> None:
+    geometry = Geometry(t, block, -(-t // block), 1 if turned else 0)
+    blocks, rows = slots * geometry.parts, 1 if shared else geometry.parts
+    layer = meta(2, 1, g, slots * geometry.stride, d)
+    keys = NarrowKeys(meta(1, g, slots * geometry.stride, d, dtype=narrow),
+                      meta(1, g, blocks, dtype=torch.float32)) if narrow else None
+    fused.sparse_attention(meta(1, t, h, d), layer, DevicePlan(ints(1, 1, rows, blocks), ints(1, 1, rows),
+                           ints(1, blocks)), geometry, meta(1, g, geometry.stride, d) if turned else None, keys)
+
+
+def heads(policy: str) -> None:
+    spec, f = wan(policy), torch.float32
+    geometry, layer = Geometry.of(spec), meta(2, 1, 12, 21 * spec.tokens_padded, 128)
+    angles = meta(1, 1560, 64, dtype=f)
+    turns = Turns(angles, angles, angles, angles, meta(1, 1, 64, dtype=f), meta(1, 1, 64, dtype=f))
+    qkv = meta(1, 1560, 3, 12, 128)
+    fused.qkv_write(*qkv.unbind(2), meta(128), meta(128), turns, layer, ints(1), geometry)
+    if policy == "dense":
+        fused.turn_sinks(layer, turns, geometry)
+
+
+def narrowed(dtype: torch.dtype) -> None:
+    spec = wan()
+    geometry, layer = Geometry.of(spec), meta(2, 1, 12, 21 * spec.tokens_padded, 128)
+    codes, scale = meta(1, 12, 21 * spec.tokens_padded, 128, dtype=dtype), meta(1, 12, 21 * 13, dtype=torch.float32)
+    fused.narrow_keys(layer, geometry, NarrowKeys(codes, scale), ints(1), meta(1, 12, geometry.stride, 128))
+
+
+def rows(dtype: torch.dtype | None = None) -> None:
+    quantise = Quantise(meta(1, dtype=torch.float32), dtype) if dtype else None
+    x, modulation = meta(1, 1560, 1536), meta(1, 6, 1536)
+    fused.modulated_norm(x, modulation[:, 0], modulation[:, 1], quantise)
+    fused.gelu(meta(1, 1560, 8960), quantise)
+    if not dtype:
+        fused.gate_residual(x, x, modulation[:, 2])
+
+
+def schedule(policy: str) -> None:
+    fused.slot_and_plan(wan(policy), meta(1, dtype=torch.int64), meta(1, dtype=torch.int64))
+
+
+CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
+    "attention_wan": (attend, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128}),
+    "attention_wan_fp8": (attend, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128, "narrow": FP8}),
+    "attention_arena": (attend, {"t": 80, "block": 20, "h": 6, "g": 6, "d": 32, "turned": True}),
+    "heads_top_k": (heads, {"policy": "top_k"}),
+    "rows": (rows, {}),
+    "schedule_radial": (schedule, {"policy": "radial"}),
+    "attention_wan_one_list": (attend, {"t": 1560, "block": 1560, "h": 12, "g": 12, "d": 128, "shared": True,
+                                        "turned": True}),
+    "attention_wan_int8": (attend, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128, "narrow": INT8}),
+    "attention_waypoint": (attend, {"t": 512, "block": 64, "h": 32, "g": 16, "d": 64}),
+    "heads": (heads, {"policy": "dense"}),
+    "rows_fp8": (rows, {"dtype": FP8}), "rows_int8": (rows, {"dtype": INT8}),
+    "narrow_int8": (narrowed, {"dtype": INT8}), "narrow_fp8": (narrowed, {"dtype": FP8}),
+    "schedule_top_k": (schedule, {"policy": "top_k"})}
+
+
+def ptxas(arch: int) -> str | None:
+    """The assembler that comes with Triton (a second one for the newest architectures), or the system's."""
+    found = {path.name: str(path) for path in Path(triton.__file__).parent.rglob("ptxas*") if path.is_file()}
+    return found.get("ptxas-blackwell" if arch >= 100 else "ptxas") or found.get("ptxas") or shutil.which("ptxas")
+
+
+def compiled(kernel: Any, arguments: dict[str, Any], options: dict[str, Any], arch: int) -> dict[str, Any]:
+    """One kernel as a launch would specialise it, and what it takes."""
+    signature, constants, attributes = {}, {}, {}
+    for place, (name, parameter) in enumerate(inspect.signature(kernel.fn).parameters.items()):
+        value = arguments[name]
+        if "constexpr" in str(parameter.annotation) or (isinstance(value, int) and value == 1):
+            signature[name], constants[name] = "constexpr", value
+            continue
+        signature[name] = "fp32" if isinstance(value, float) else "i32" if isinstance(value, int) else (
+            "*" + TYPES[value.dtype])
+        if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    made = triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", arch, 32),
+                          options=options)
+    report = {"shared": made.metadata.shared, "scratch": made.metadata.global_scratch_size}
+    if tool := ptxas(arch):
+        target = re.search(r"\.target (sm_\w+)", made.asm["ptx"])
+        assert target
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(made.asm["ptx"])
+            file.flush()
+            done = subprocess.run([tool, "-v", f"-arch={target[1]}", file.name, "-o", "/dev/null"], check=True,
+                                  capture_output=True, text=True)
+        report["spilled"] = sum(map(int, re.findall(r"(\d+) bytes spill", done.stderr)))
+        report["registers"] = int(re.findall(r"Used (\d+) registers", done.stderr)[0])
+    return report
+
+
+def main(arch: int, names: list[str]) -> dict[str, Any]:
+    launched: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
+
+    def record(kernel: Any, grid: Any) -> Callable[..., None]:
+        def launch(*values: Any, **options: Any) -> None:
+            launched.append((kernel, dict(zip(kernel.arg_names, values, strict=True)), options))
+        return launch
+
+    type(fused.gelu.__globals__["gelu_kernel"]).__getitem__ = record
+    reports = {}
+    for name in names or CALLS:
+        call, options = CALLS[name]
+        if arch < 89 and FP8 in options.values():
+            continue  # float8 came with sm_89
+        launched.clear()
+        call(**options)
+        for kernel, arguments, launch_options in launched:
+            reports[f"{name}: {kernel.__name__}"] = compiled(kernel, arguments, launch_options, arch)
+    return reports
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(int(sys.argv[1]), sys.argv[2:])))

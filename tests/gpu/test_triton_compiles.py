@@ -1,0 +1,32 @@
+"""The Triton kernels compiled ahead of time, with no GPU: they fit every architecture and spill nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton comes with dreamloop[gpu]")
+SCRIPT = Path(__file__).with_name("ahead_of_time.py")
+SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}  # of a program, CUDA programming guide
+QUICK = ("attention_wan", "attention_arena", "heads_top_k", "rows_fp8", "schedule_radial")
+
+
+@pytest.mark.parametrize(("arch", "names"), [
+    (89, QUICK), *(pytest.param(arch, (), marks=pytest.mark.long) for arch in SHARED_BYTES)])
+def test_kernels_fit_and_spill_nothing(arch: int, names: tuple[str, ...], tmp_path: Path) -> None:
+    """In a process of its own: kernels that were imported to be interpreted cannot be compiled."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, str(SCRIPT), str(arch), *names], capture_output=True, text=True,
+                          env={**environment, "TRITON_CACHE_DIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    reports = json.loads(done.stdout.splitlines()[-1])
+    assert len({report.split(": ")[1] for report in reports}) >= 5  # different kernels
+    for name, report in reports.items():
+        assert report["shared"] <= SHARED_BYTES[arch], name
+        assert report["scratch"] == 0, name
+        assert report["spilled"] == 0, name

@@ -1,0 +1,169 @@
+"""`dreamloop bench --device cuda` rehearsed on a CPU at toy size: every section, what a failure leaves, and the presets'
+own mathematics (grouped queries, cross attention). Its figures need a GPU: docs/gpu.md says which were never measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from worlds import tiny_world
+
+from dreamloop.demos.cli import main
+from dreamloop.models.core.spec import DynamicsSpec
+from dreamloop.models.networks.dit import NORM_EPSILON, rms_norm
+from dreamloop.runtime import bench_cuda_kernels as on_kernels
+from dreamloop.runtime.bench_cuda import SECTIONS, Run
+from dreamloop.runtime.bench_cuda_presets import PRESETS, TOYS, PresetFrame, flop, random_weights
+from dreamloop.runtime.engines.triton_network import Network
+from dreamloop.runtime.gpu import plain
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a run at toy size leaves."""
+    folder = tmp_path_factory.mktemp("bench")
+    tiny_world(folder / "world", dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=48))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        torch.set_num_threads(1)
+        assert main(["bench", str(folder / "world"), "--toy", "--frames", "2", "--out", str(folder / "out"),
+                     "--json"]) == 0
+    return folder / "out"
+
+
+def test_every_section_has_its_figures(rehearsal: Path) -> None:
+    report = json.loads((rehearsal / "report.json").read_text("utf-8"))
+    assert [name for name in SECTIONS if not report.get(name)] == []
+    assert {name for name in report["unavailable"] if "compile" not in name} == set()
+    assert all(row["passed"] for row in report["kernels"].values())
+    assert set(report["steps"]) == {"torch-eager-bf16", "triton-eager-bf16", "triton-bf16", "triton-fp8", "triton-fp32"}
+    assert all(row["error_vs_oracle"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in report["steps"].values())
+    assert {row["density"] for row in report["sweep"]} == {0.25, 0.5, 1.0}
+    assert len(report["presets"]) == 4 and all("random" in row["weights"] for row in report["presets"].values())
+    assert list(report["players"]) == ["1", "2", "4"]
+    assert "rehearsal" in report["device"]
+    for name in ("sweep.png", "steps.png", "players.png"):
+        assert (rehearsal / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_section_that_fails_says_why_and_the_next_one_runs(tmp_path: Path) -> None:
+    run = Run(tmp_path, {"device": "none"}, budget_s=60)
+
+    def cut() -> None:
+        run.put("steps", "first", {"p50_ms": 1.0})
+        raise RuntimeError("out of memory\nand a long story")
+    run.section("steps", cut)
+    run.section("players", lambda: {"1": {"step_ms": 2.0}})
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["steps"] == {"first": {"p50_ms": 1.0}} and report["players"] == {"1": {"step_ms": 2.0}}
+    assert report["unavailable"] == {"steps": "out of memory"}
+
+
+def test_a_row_is_on_the_disk_before_the_next_one_begins(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, budget_s=60)
+    run.put("presets", "a", {"fps": 1.0})
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["presets"] == {"a": {"fps": 1.0}}
+    run.put("presets", "b", {"unavailable": "too large"})
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["unavailable"] == {"presets: b": "too large"}
+
+
+def test_nothing_begins_after_the_budget(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, budget_s=0)
+    run.section("steps", lambda: pytest.fail("began"))
+    assert "budget" in run.report["unavailable"]["steps"]
+    rows = on_kernels.sweep_rows(on_kernels.TOY, CPU, torch.float32, False, run.left)
+    assert rows == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would run")
+def test_without_a_gpu_bench_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "CUDA" in said and len(said.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_an_unknown_preset_and_a_bad_folder_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for more in (["--preset", "wan-99b"], ["--out", str(tmp_path / "file" / "out")]):
+        assert main(["bench", "--toy", *more]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_kernel_that_errs_does_not_pass(tmp_path: Path) -> None:
+    world = tiny_world(tmp_path)
+
+    class Wrong:
+        """The plain kernels, one of which forgets the gate."""
+
+        def __getattr__(self, name: str) -> object:
+            return (lambda x, y, gate: x + y) if name == "gate_residual" else getattr(plain, name)
+    rows = on_kernels.verify(world.spec, CPU, Wrong(), torch.float32)  # type: ignore[arg-type]
+    assert [name for name, row in rows.items() if not row["passed"]] == ["gate_residual"]
+
+
+# -- presets -----------------------------------------------------------------------------------------------
+
+
+def test_presets_have_the_sizes_that_their_names_promise() -> None:
+    wan, waypoint = PRESETS["wan-1.3b"].spec, PRESETS["waypoint-1b"].spec
+    assert (wan.tokens, wan.dynamics.head_size, wan.frame_width, wan.frame_height) == (1560, 128, 832, 480)
+    assert (waypoint.tokens, waypoint.dynamics.head_size, PRESETS["waypoint-1b"].key_heads) == (512, 64, 16)
+    # linear products, cross attention and W frames of self attention, as docs/gpu.md adds them up
+    assert flop(PRESETS["wan-1.3b"].visible(7)) == pytest.approx(7.2e12, rel=0.02)
+    assert flop(PRESETS["wan-1.3b"].visible(21)) == pytest.approx(13.5e12, rel=0.02)
+    sizes = {name: sum(np.prod(value.shape) for value in random_weights(TOYS[name], CPU, torch.float32).values())
+             for name in TOYS}
+    assert min(sizes.values()) > 0
+
+
+def test_grouped_queries_are_repeated_keys() -> None:
+    """Two key heads for four query heads give what four key heads give, of which two and two are alike."""
+    preset = TOYS["waypoint-1b"]
+    frame = PresetFrame(preset, CPU, "fp32")
+    frame.network.kernels = plain
+    d = preset.spec.dynamics
+    weights = dict(random_weights(preset, CPU, torch.float32))
+    for i in range(d.layers):
+        whole = weights[f"blocks.{i}.qkv.weight"]
+        q, k, v = whole.split((d.width, d.width // 2, d.width // 2))
+        k, v = (x.unflatten(0, (2, d.head_size)).repeat_interleave(2, dim=0).flatten(0, 1) for x in (k, v))
+        weights[f"blocks.{i}.qkv.weight"] = torch.cat([q, k, v])
+    repeated = Network(preset.spec, weights, plain)
+    ring = frame.ring.repeat_interleave(2, dim=3)
+    expected = repeated(frame.latent, frame.noise, frame.action, 0, repeated.inputs(frame.frame), ring)
+    assert float((frame.step() - expected).abs().max()) <= 1e-5
+
+
+def test_cross_attention_reads_all_of_the_text() -> None:
+    frame = PresetFrame(TOYS["wan-1.3b"], CPU, "fp32")
+    network, text = frame.network, frame.text
+    network.kernels = plain
+    assert text is not None
+    h = torch.randn(1, frame.spec.tokens, frame.spec.dynamics.width)
+    cross = network.layers[1].cross
+    assert cross is not None
+    q = functional.linear(rms_norm(h), cross.query.weight).unflatten(-1, (network.heads, -1))
+    q = functional.rms_norm(q, (network.head_size,), cross.gain, NORM_EPSILON).transpose(1, 2)
+    read = functional.scaled_dot_product_attention(q, text.ring[1, 0], text.ring[1, 1]).transpose(1, 2).flatten(2)
+    expected = functional.linear(read, cross.out.weight)
+    assert float((network._cross(1, cross, h) - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_decoder_makes_whole_frames_that_hang_on_the_frame_before(name: str) -> None:
+    frame = PresetFrame(TOYS[name], CPU, "fp32")
+    frame.eagerly()
+    first = frame.pixels.clone()
+    assert first.shape == (1, frame.spec.frame_height, frame.spec.frame_width, 3) and first.any()
+    same = PresetFrame(TOYS[name], CPU, "fp32")
+    same.eagerly()
+    assert torch.equal(same.pixels, first)
+    frame.decoder(frame.latent)
+    again = frame.decoder(frame.latent)
+    assert int(frame.frame) == 1001 and again.shape == first.shape
