@@ -23,6 +23,7 @@ class Portable:
     """Inputs that all layers share (rotations and mask), and the attention of one layer."""
 
     form = "portable"
+    scaled = True  # queries come divided by sqrt D
 
     def __init__(self, g: Graph, spec: WorldSpec, batch: int) -> None:
         self.g, self.spec, self.batch = g, spec, batch
@@ -115,12 +116,18 @@ class InPlace(Portable):
 
     def attend(self, layer: int, query: str, key: str, stored: str, value: str) -> str:
         g, name = self.g, f"blocks.{layer}.attention"
-        ring = [g.node("TensorScatter", f"{name}.{part}.ring", old, fresh, self.first, axis=-2, mode="linear")
-                for part, old, fresh in zip(("keys", "values"), self.ring(layer), (stored, value), strict=True)]
+        ring = self.written(layer, stored, value)
         keys = ring[0]
         if self.sinks:
             rest = g.slice(f"{name}.keys.rest", keys, [self.sink_tokens], [self.ring_tokens], [2])
             keys = g.node("Concat", f"{name}.keys.turned", self.turned_sinks(name, keys), rest, axis=2)
+        return g.full(f"{name}.mixed", g.node("Attention", f"{name}.mixed", query, keys, ring[1], self.mask, scale=1.0))
+
+    def written(self, layer: int, stored: str, value: str) -> list[str]:
+        """The layer's keys and values with the fresh ones in their slot, which are outputs too."""
+        ring = [self.g.node("TensorScatter", f"blocks.{layer}.attention.{part}.ring", old, fresh, self.first, axis=-2,
+                            mode="linear")
+                for part, old, fresh in zip(("keys", "values"), self.ring(layer), (stored, value), strict=True)]
         self.kept += [(f"ring_{part}_{layer}", tensor, self.ring_shape)
                       for part, tensor in zip(("key", "value"), ring, strict=True)]
-        return g.full(f"{name}.mixed", g.node("Attention", f"{name}.mixed", query, keys, ring[1], self.mask, scale=1.0))
+        return ring

@@ -37,11 +37,13 @@ from dreamloop.models.core.world import World
 from dreamloop.runtime.engines.onnx_attention import InPlace, Portable
 from dreamloop.runtime.engines.onnx_autoencoder import build_decode, build_encode
 from dreamloop.runtime.engines.onnx_layers import Graph, block_linear, linear, modulate, rms_norm, rotate, silu
+from dreamloop.runtime.engines.onnx_plugin import Plugin
 from dreamloop.runtime.engines.onnx_precision import Precision, precision_of
 from dreamloop.runtime.engines.onnx_sparse import Sparse
 
 BUILDER_VERSION = 3  # raise it with every change of what is built: cached graphs are then made anew
 FORMS: dict[str, type[Portable]] = {"portable": Portable, "sparse": Sparse, "in_place": InPlace}
+TENSORRT_FORMS: dict[str, type[Portable]] = {**FORMS, "plugin": Plugin}  # plain TensorRT alone runs the last
 KINDS = ("step", "decode", "encode")
 PREFIX = {"step": "dynamics.", "decode": "autoencoder.decoder.", "encode": "autoencoder.encoder."}
 MAX_MODEL_BYTES = (1 << 31) - (1 << 24)  # one protobuf message, with room for the nodes
@@ -55,7 +57,7 @@ def build(world: World, kind: str, batch: int, form: str = "portable", precision
     blocks, which int8 and fp8 need. Checked; its metadata say which world, form, precision and batch it is.
     Raises `EngineError` where the weights do not fit one ONNX file.
     """
-    assert kind in KINDS and form in FORMS and batch >= 1, (kind, form, batch)
+    assert kind in KINDS and form in TENSORRT_FORMS and batch >= 1, (kind, form, batch)
     sorts = precision_of(precision)
     assert kind != "step" or not sorts.calibrated or scales, f"{precision} needs a calibration"
     size = sum(value.nbytes for name, value in world.weights.items() if name.startswith(PREFIX[kind]))
@@ -95,7 +97,7 @@ def build_step(world: World, batch: int, form: str, precision: Precision,
     previous, x = g.input("previous", latent), g.input("x", latent)
     action = g.input("action", (batch, spec.actions.size))
     condition = g.input("condition", (batch, spec.condition_size))
-    ring = FORMS[form](g, spec, batch)
+    ring = TENSORRT_FORMS[form](g, spec, batch)
 
     h = linear(g, "input", patchify(g, spec, batch, g.node("Concat", "latents", previous, x, axis=1)), weights,
                "dynamics.input")
@@ -164,7 +166,8 @@ def queries_keys_values(g: Graph, ring: Portable, weights: dict[str, np.ndarray]
     qkv = g.reshape(f"{name}.qkv.rows", g.transpose(f"{name}.qkv.order", qkv, (2, 0, 3, 1, 4)),
                     (3 * batch, d.heads, spec.tokens, d.head_size))
     both, value = g.split(f"{name}.qkv.parts", qkv, [2 * batch, batch], 0)
-    gains = np.stack([weights[f"{tensor}.query_norm"] * d.head_size**-0.5, weights[f"{tensor}.key_norm"]])
+    scale = d.head_size**-0.5 if ring.scaled else 1.0
+    gains = np.stack([weights[f"{tensor}.query_norm"] * scale, weights[f"{tensor}.key_norm"]])
     gain = g.constant(f"{tensor}.norms", gains.repeat(batch, axis=0)[:, None, None])
     both = g.node("Mul", f"{name}.normed", rms_norm(g, f"{name}.norm", both, d.head_size), gain)
     turned = g.low(f"{name}.rotated", rotate(g, f"{name}.rotated", both, d.head_size, ring.turn))

@@ -54,6 +54,8 @@ class Graph:
         self.constants: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
+        self.domains: dict[str, int] = {}  # of operators that are not standard, with their versions
+        self.infos: list[ValueInfoProto] = []
 
     def input(self, name: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
@@ -67,6 +69,10 @@ class Graph:
                     if used == tensor:
                         names[i] = name
         self.outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+
+    def known(self, tensor: str, shape: Sequence[int], kind: int) -> None:
+        """Say what a tensor is, where no standard operator makes it."""
+        self.infos.append(helper.make_tensor_value_info(tensor, kind, list(shape)))
 
     def typed(self, name: str, value: np.ndarray) -> str:
         """A constant of exactly this type: int4, float8, bfloat16 and so on."""
@@ -122,9 +128,11 @@ class Graph:
 
     def model(self, metadata: dict[str, str]) -> ModelProto:
         """The finished, checked model."""
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.constants.values()))
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.constants.values()),
+                                  value_info=self.infos)
         model = helper.make_model(graph, producer_name="dreamloop", ir_version=IR_VERSIONS[self.opset],
-                                  opset_imports=[helper.make_opsetid("", self.opset)])
+                                  opset_imports=[helper.make_opsetid(*said) for said in
+                                                 {"": self.opset, **self.domains}.items()])
         helper.set_model_props(model, metadata)
         checker.check_model(model, full_check=True)
         return model
