@@ -79,9 +79,9 @@ def _play(args: argparse.Namespace) -> dict[str, Any]:
 def _play_options(args: argparse.Namespace) -> Any:
     from dreamloop.demos.play import PlayOptions
     return PlayOptions(
-        engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed, start=args.start,
-        frames=args.frames, headless=args.headless, record=args.record, actions=args.actions, scale=args.scale,
-        watch=args.watch, reanchor=args.reanchor, late=args.late, pipelined=args.pipelined,
+        engine=args.engine, precision=args.precision, form=args.form, threads=args.threads, seed=args.seed,
+        start=args.start, frames=args.frames, headless=args.headless, record=args.record, actions=args.actions,
+        scale=args.scale, watch=args.watch, reanchor=args.reanchor, late=args.late, pipelined=args.pipelined,
         side_by_side=args.side_by_side, bindings=args.bindings,
         hold=None if args.hold is None else tuple(filter(None, args.hold.split(","))))
 
@@ -92,8 +92,8 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
         return compare_profiles(*args.compare)
     from dreamloop.demos.play import PlayOptions
     from dreamloop.models.core.world import load_world
-    options = PlayOptions(engine=args.engine, precision=args.precision, threads=args.threads, seed=args.seed,
-                          frames=args.frames, headless=not args.window, pipelined=args.pipelined)
+    options = PlayOptions(engine=args.engine, precision=args.precision, form=args.form, threads=args.threads,
+                          seed=args.seed, frames=args.frames, headless=not args.window, pipelined=args.pipelined)
     return profile(load_world(args.world), options, args.trace, args.plot)
 
 
@@ -129,7 +129,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     world = load_world(args.world)
     with _packages("evaluating", "games"), _progress("dreaming") as progress:
         from dreamloop.runtime.evaluate import evaluate
-        report = evaluate(world, engine=args.engine, precision=args.precision, threads=args.threads,
+        report = evaluate(world, engine=args.engine, precision=args.precision, form=args.form, threads=args.threads,
                           frames=args.frames, episodes=args.episodes, plot=args.plot, video=args.video,
                           strip=args.strip, game_name=args.game, progress=progress)
     for name, value in report.items():
@@ -286,6 +286,8 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
                         help=f"a world of the zoo, a folder or hub:owner/name (default: {DEFAULT_WORLD})")
     parser.add_argument("--engine", default="auto", metavar="E", help="see `dreamloop engines` (default: auto)")
     parser.add_argument("--precision", metavar="P", help="see `dreamloop engines` (default: the engine's own)")
+    parser.add_argument("--form", metavar="F", help="of the graphs of onnxruntime and tensorrt: portable, sparse, "
+                        "in_place (default: the engine's own)")
     parser.add_argument("--threads", type=_whole(1), metavar="N", help="threads of the engine")
 
 

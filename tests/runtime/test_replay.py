@@ -219,6 +219,15 @@ def test_a_bad_log_is_one_line_and_status_two(world: World, folder: Path, tmp_pa
     assert message in told and told.startswith("dreamloop replay: ") and told.count("\n") == 1
 
 
+@pytest.mark.parametrize("form", ["sparse", "in_place"])
+def test_a_log_is_replayed_on_the_form_that_it_was_made_on(tmp_path: Path, folder: Path, form: str) -> None:
+    log = str(tmp_path / "log.ndjson")
+    assert main(["play", str(folder), "--headless", "--engine", ENGINE, "--form", form, "--threads", "1",
+                 "--frames", "8", "--actions", log]) == 0
+    assert f'"form": "{form}"' in Path(log).read_text().splitlines()[0].replace('":"', '": "')
+    assert replay_log(log, verify=True, world=str(folder))["equal"]
+
+
 def mutate_logs(world: World, folder: Path, path: Path, count: int) -> int:
     """How many of `count` mutated logs still replay in full."""
     commands = every_event(world)
