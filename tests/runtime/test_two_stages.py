@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clocks import FakeClock, FakeThread, TimedEngine
+from clocks import FakeClock, FakeThread, Screen, Script, TimedEngine
 from hypothesis import given, settings, strategies as st
-from worlds import tiny_world
 
 from dreamloop.demos.action_log import ActionLog
 from dreamloop.demos.replay import replay_log
@@ -23,42 +22,6 @@ from dreamloop.runtime.engines.base import State
 
 BUDGET_MS = 20.0
 WORK = st.lists(st.sampled_from([0.0, 0.5, 0.99, 1.0, 1.01, 1.5, 2.0, 3.7, 12.0]), min_size=1, max_size=40)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("world") / "tiny"
-
-
-@pytest.fixture(scope="module")
-def world(folder: Path) -> World:
-    return tiny_world(folder)
-
-
-class Script:
-    def __init__(self, clock: FakeClock, commands: Sequence[Command] = ()) -> None:
-        self.clock, self.commands, self.read_s = clock, list(commands), list[float]()
-
-    def read(self) -> Command:
-        self.read_s.append(self.clock.now())
-        return self.commands.pop(0) if self.commands else Command()
-
-
-class Screen:
-    """Keeps what was presented, and when presenting began; it takes `present_s`."""
-
-    def __init__(self, clock: FakeClock, present_s: float = 0.0) -> None:
-        self.clock, self.present_s, self.holds = clock, present_s, 0
-        self.frames: list[Frame] = []
-        self.began_s: list[float] = []
-
-    def present(self, frame: Frame) -> None:
-        self.began_s.append(self.clock.now())
-        self.clock.spend(self.present_s)
-        self.frames.append(frame)
-
-    def hold(self) -> None:
-        self.holds += 1
 
 
 def run(world: World, work: Sequence[float], late: str = "slow", present: float = 0.0, jitter_s: float = 0.0,
