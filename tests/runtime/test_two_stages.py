@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +56,26 @@ def test_a_frame_is_presented_when_the_next_one_begins(world: World) -> None:
     assert screen.began_s[:-1] == pytest.approx(source.read_s[1:])
     assert np.diff(source.read_s) * 1000 == pytest.approx([BUDGET_MS] * 5)
     assert not any(r.late for r in records)  # in one stage each of them would be
+
+
+def test_stages_of_a_thread_meet_end_to_end_however_late_it_begins_and_however_soon_it_is_done(world: World) -> None:
+    """As on a busy machine: the thread gets its turn 6 ms after the job was given, and the loop the next one only after
+    the job is done. Else a trace would show two things at once on one track."""
+    clock, profiler = FakeClock(), Profiler()
+
+    class Busy(Executor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            clock.spend(0.006)
+            done: Future[Any] = Future()
+            done.set_result(fn(*args, **kwargs))
+            clock.spend(0.001)
+            return done
+    engine = TimedEngine(world, clock, [0.005] * 4)
+    FrameLoop(Session(world, engine), Script(clock), Screen(clock, 0.002), BUDGET_MS, clock=clock, profiler=profiler,
+              compute=Busy()).run(4)
+    for track in {span.track for span in profiler.spans}:
+        spans = sorted((span for span in profiler.spans if span.track == track), key=lambda span: (span.start_s, span.stop_s))
+        assert len(spans) >= 4 and all(a.stop_s <= b.start_s for a, b in pairwise(spans))
 
 
 def test_the_price_is_a_budget_of_latency_and_it_is_told(world: World) -> None:
