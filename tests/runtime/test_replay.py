@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clocks import FakeClock
-from worlds import random_frames, tiny_world
+from worlds import random_frames
 
 from dreamloop.demos import action_log
 from dreamloop.demos.cli import main
@@ -26,16 +26,6 @@ from dreamloop.runtime.loop import Presented
 
 ENGINE = "onnxruntime"
 MEMORY_CAP_BYTES = 100_000_000  # the longest line of a log, as text, as JSON and as numbers
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("worlds") / "tiny"
-
-
-@pytest.fixture(scope="module")
-def world(folder: Path) -> World:
-    return tiny_world(folder)
 
 
 class Script:
