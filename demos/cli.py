@@ -166,6 +166,14 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     return {"recipe": args.recipe or world.name, "path": str(folder), **report}
 
 
+def _study(args: argparse.Namespace) -> dict[str, Any]:
+    with _packages("a study", "train,games,eval"):
+        from dreamloop.demos.study import study
+        report = study(args.what, args.out, args.minutes, args.device, args.engine, args.frames, args.episodes)
+    print((Path(args.out) / f"{args.what}.md").read_text("utf-8"))
+    return report
+
+
 def _figure(value: Any) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
@@ -392,6 +400,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_policy(train, "random, sticky or module:function")
     train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")
     train.add_argument("--run-folder", metavar="OUT", help="where checkpoints lie (default: the recipe's)")
+
+    study = verb("study", _study, "compare ways to train on a small world: trained alike, judged alike, a table",
+                 "dreamloop study methods studies --minutes 20")
+    study.add_argument("what", metavar="STUDY", help="methods, exposure or memory: see docs/distillation.md")
+    study.add_argument("out", metavar="OUT", help="folder to write to; the same command goes on where one was stopped")
+    study.add_argument("--minutes", type=_minutes, default=20.0, metavar="M",
+                       help="of training for each variant and each shared stage (default: 20)")
+    study.add_argument("--device", metavar="D", help="cpu or cuda (default: what is there)")
+    study.add_argument("--engine", default="auto", metavar="E", help="that judges them (default: auto)")
+    study.add_argument("--frames", type=_whole(1), default=1000, metavar="N", help="length of a dream (default: 1000)")
+    study.add_argument("--episodes", type=_whole(1), default=16, metavar="N", help="how many (default: 16)")
 
     bindings = verb("bindings", _bindings, "show what keys, gamepad and mouse do, and write the file that changes it",
                     "dreamloop bindings --write")

@@ -70,22 +70,26 @@ def read_sight(probe: Judge, frames: np.ndarray) -> np.ndarray:
 
 
 class ClipReader(nn.Module):
-    """Dream or game? Three strided convolutions over time, rows and columns of a clip whose frames were
-    averaged over shrink x shrink pixels, then its mean and its peak."""
+    """Dream or game? Frames, averaged over shrink x shrink pixels, and their changes go through three strided
+    convolutions, each to a mean and a peak; two convolutions over time follow, and the clip's mean."""
 
     def __init__(self, shrink: int, width: int = 24) -> None:
         super().__init__()
         self.shrink = shrink
         self.convolutions = nn.ModuleList([
-            nn.Conv3d(3, width, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2)),
-            nn.Conv3d(width, 2 * width, 3, stride=(1, 2, 2), padding=1),
-            nn.Conv3d(2 * width, 2 * width, 3, stride=(2, 2, 2), padding=1)])
+            nn.Conv2d(6, width, 5, stride=2, padding=2), nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1)])
+        self.over_time = nn.ModuleList([nn.Conv1d(4 * width, 4 * width, 5, padding=2) for _ in range(2)])
         self.verdict = nn.Linear(4 * width, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, F, H, W, 3) uint8 -> (B,) logits, above 0 where it takes the clip for a dream."""
         batch, count = frames.shape[:2]
-        x = shrunk(frames.flatten(0, 1), self.shrink).unflatten(0, (batch, count)).transpose(1, 2)
+        small = shrunk(frames.flatten(0, 1), self.shrink).unflatten(0, (batch, count))
+        x = torch.cat([small[:, 1:], 4.0 * small.diff(dim=1)], dim=2).flatten(0, 1)
         for convolution in self.convolutions:
             x = functional.leaky_relu(convolution(x), 0.2)
-        return self.verdict(torch.cat([x.mean((2, 3, 4)), x.amax((2, 3, 4))], dim=1))[:, 0]
+        x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1).unflatten(0, (batch, count - 1)).transpose(1, 2)
+        for convolution in self.over_time:
+            x = x + functional.leaky_relu(convolution(x), 0.2)
+        return self.verdict(x.mean(2))[:, 0]

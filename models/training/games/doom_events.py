@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 FLASH_CORRELATION = 0.6
-PERIOD_FRAMES = 14  # from one flash to the next while the trigger is held
+APART_FRAMES = 10  # flashes of a trigger that is held are 14 apart, and last 7
 ROWS, COLUMNS, CELL = slice(49, 67), slice(70, 91), 3  # of a picture of 160x120
 FLAME = np.array([[5, 5, 6, 0, 7, 6, 5], [5, 3, 36, 97, 15, 3, 6], [7, 28, 151, 183, 139, 12, 7],
                   [0, 125, 179, 144, 175, 93, 7], [4, 112, 96, 4, 130, 78, 8], [8, 24, 34, 18, 21, 15, 7]], np.float32)
@@ -31,4 +31,8 @@ def flashes(frames: np.ndarray) -> np.ndarray:
     """Where a flash begins: (F, 120, 160, 3) uint8 consecutive frames -> ascending indices, all above 0: of a
     flash in the first frame nobody knows when it began."""
     lit = flash_correlation(frames) > FLASH_CORRELATION
-    return np.flatnonzero(lit[1:] & ~lit[:-1]) + 1
+    begun: list[int] = []
+    for t in np.flatnonzero(lit[1:] & ~lit[:-1]) + 1:
+        if not begun or t - begun[-1] >= APART_FRAMES:  # else it is the same flash, half hidden in between
+            begun.append(int(t))
+    return np.array(begun, np.int64)
