@@ -178,8 +178,8 @@ def play_game(game: Game, episodes: int, frames: int) -> list[Truth]:
 
 
 def play_turns(game: Game, episodes: int, frames: int) -> list[Truth]:
-    """The same episodes, but that after the primed frames a turn key is held, left and right in turn: of a game
-    that has these keys and says where the player looks; else none."""
+    """Episodes of the same seeds in which the player stands still for the primed frames, then holds a turn key,
+    left and right in turn: of a game that has these keys and says where the player looks; else none."""
     from dreamloop.models.training.games import NoMoreEpisodes
     truths: list[Truth] = []
     if not {*TURN_KEYS} <= set(game.actions.names):
@@ -192,15 +192,15 @@ def play_turns(game: Game, episodes: int, frames: int) -> list[Truth]:
 
 
 def _play_episode(game: Game, seed: int, frames: int, keep: int, held: np.ndarray | None = None) -> Truth:
-    """keep: up to which horizon the real frames are kept; held: pressed after the primed frames, instead of what
-    the player does."""
+    """keep: up to which horizon the real frames are kept; held: instead of what the player does, nothing is
+    pressed in the primed frames and this after them."""
     policy = game.players[-1].make(game.actions, np.random.default_rng(seed))
     view = game.reset(seed)
     total = PRIMED_FRAMES + frames
     actions, views, statistics = [np.zeros(game.actions.size, np.float32)], [view], []
     for index in range(1, total):
         # past the game's end the player goes on, seeing its last view
-        actions.append(policy(view) if held is None or index < PRIMED_FRAMES else held)
+        actions.append(policy(view) if held is None else held * (index >= PRIMED_FRAMES))
         if view.done:
             continue
         before, view = view.frame, game.step(actions[-1])

@@ -4,8 +4,8 @@ The probe `motion` reads from two frames how the player moved between them; its 
 last primed frame on, are where the dream went. The same is read from the game's own frames, so its error
 stands beside the dream's.
 
-For the turn the game is played again: after the primed frames one turn key is held until the player looks
-where they looked before. Is the room still the room?
+For the turn the game is played again: the player stands still for the primed frames, then holds one turn key until
+they look where they looked before. Is the room still the room?
 """
 
 from __future__ import annotations
