@@ -65,7 +65,7 @@ class Variant:
         return self.method.name if self.method else "dynamics"
 
 
-def methods(recipe: Recipe, clip_frames: int = 24) -> list[Variant]:
+def methods(recipe: Recipe, clip_frames: int = 26) -> list[Variant]:
     """The teacher first; then its students."""
     students: tuple[Method, ...] = (
         SelfRollout(clip_frames=clip_frames + 8), Consistency(clip_frames=clip_frames),

@@ -26,6 +26,6 @@ DOOM_MAZE_STUDY = dataclasses.replace(
     record_frames=80_000,
     held_out_frames=8_000,
     minutes=50.0,
-    dynamics=DynamicsTraining(clip_frames=24, batch_clips=6, noisy_target_share=0.5),
-    distillation=(Scoring(),),
+    dynamics=DynamicsTraining(clip_frames=26, batch_clips=6, noisy_target_share=0.5),
+    distillation=(Scoring(clip_frames=26),),
     gates={"dynamics.shuffle_ratio": 1.05})
