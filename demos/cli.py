@@ -23,8 +23,8 @@ from dreamloop.models.core.errors import DreamloopError
 
 VERBS = (  # in the order of `dreamloop --help`
     playing.add_play, playing.add_profile, judging.add_bench, judging.add_evaluate, playing.add_replay,
-    making.add_record, making.add_train, playing.add_bindings, making.add_worlds, making.add_pack, making.add_unpack,
-    making.add_export, judging.add_engines, judging.add_doctor)
+    making.add_record, making.add_train, making.add_study, playing.add_bindings, making.add_worlds, making.add_pack,
+    making.add_unpack, making.add_export, judging.add_engines, judging.add_doctor)
 
 
 def _parser() -> argparse.ArgumentParser:

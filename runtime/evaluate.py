@@ -9,10 +9,11 @@ is the h-th frame after the last primed one. docs/evaluation.md defines every fi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,11 +25,15 @@ from dreamloop.models.core.world import ZOO, World, load_world
 from dreamloop.runtime import metrics
 from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import Engine
+from dreamloop.runtime.evaluate_clips import clip_discriminator
+from dreamloop.runtime.evaluate_events import flash_figures, gone_figures, monster_figures
+from dreamloop.runtime.evaluate_motion import CIRCLE_FRAMES, TURN_KEYS, motion_error, turn_figures
+from dreamloop.runtime.evaluate_perceptual import perceptual
 from dreamloop.runtime.evaluate_state import state_error
 
 if TYPE_CHECKING:
     from dreamloop.models.networks.inverse_dynamics import Judge
-    from dreamloop.models.training.games import Finder, Game
+    from dreamloop.models.training.games import Finder, Game, Shooter
 
 PRIMED_FRAMES = 16
 HORIZONS = (1, 16, 64, 256)
@@ -53,6 +58,8 @@ class Truth:
     actions: np.ndarray
     frames: np.ndarray
     statistics: np.ndarray
+    variables: dict[str, np.ndarray] = field(default_factory=dict)
+    targets: tuple[tuple[float, ...], ...] = ()
 
     def at(self, horizon: int) -> np.ndarray | None:
         """The real frame at a horizon (0: the last primed one), None where the episode was over."""
@@ -78,52 +85,68 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
              frames: int = 1000, episodes: int = 16, plot: str | os.PathLike[str] | None = None,
              video: str | os.PathLike[str] | None = None, strip: str | os.PathLike[str] | None = None,
              threads: int | None = None, judge: str | os.PathLike[str] | None = None,
-             game_name: str | None = None, progress: Progress | None = None,
-             form: str | None = None) -> dict[str, Any]:
+             game_name: str | None = None, progress: Progress | None = None, drift_frames: int | None = None,
+             lpips: str | os.PathLike[str] | None = None, fvd: str | os.PathLike[str] | None = None,
+             curve: bool = False, form: str | None = None) -> dict[str, Any]:
     """Judge a world against its game; a dictionary that JSON can hold, keys in docs/evaluation.md.
 
-    frames: how long each dream runs; plot (PNG or SVG), video (MP4), strip (PNG): files to write;
-    judge: a judge folder (default: the zoo's for this game); game_name: the game to open, where the world's
-    own word for it is not enough (a folder of recordings, a module); progress: called with (done, all) frames.
+    frames: how long each dream runs; drift_frames: a longer time at which drift is measured again; plot (PNG or
+    SVG), video (MP4), strip (PNG): files to write; curve: the PSNR at every horizon, too; lpips, fvd: files of
+    networks (evaluate_perceptual.py); judge: a judge folder (default: the zoo's for this game); game_name: the
+    game to open, where the world's own word for it is not enough (a folder of recordings, a module);
+    progress: called with (done, all) frames.
     Raises `DreamloopError`, `GameError` where the game is not installed.
     """
-    for name, value in (("frames", frames), ("episodes", episodes)):
-        if value < 1:
+    for name, value in (("frames", frames), ("episodes", episodes), ("drift_frames", drift_frames)):
+        if value is not None and value < 1:
             raise DreamloopError(f"{name}={value} must be 1 or more")
     began = time.monotonic()
+    dreamed_frames = max(frames, drift_frames or 0)
     world = world if isinstance(world, World) else load_world(world)
     opened = open_engine(world, engine, precision, threads, form) if isinstance(engine, str) else engine
 
     from dreamloop.models.training.games import open_game
     with open_game(game_name) if game_name else open_game(world.spec.game, trusted=False) as game:
         _check_game(world.spec, game)
-        reader, note = _find_judge(world.spec, Path(judge) if judge is not None else JUDGES / world.spec.game)
-        truths = play_game(game, episodes, frames)
+        judges = Path(judge) if judge is not None else JUDGES / world.spec.game
+        reader, note = _find_judge(world.spec, judges)
+        motion, sight = (_find_probe(world.spec, judges, kind) if reader else None for kind in ("motion", "sight"))
+        truths = play_game(game, episodes, dreamed_frames)
+        turns = play_turns(game, episodes, min(frames, CIRCLE_FRAMES))
         policy = game.players[-1].name
         # the one to look at: there the game lasts longest
         longest = max(range(len(truths)), key=lambda i: len(truths[i].statistics))
         if video is not None:
-            truths[longest] = _play_episode(game, truths[longest].seed, frames, keep=frames)
+            truths[longest] = _play_episode(game, truths[longest].seed, dreamed_frames, keep=dreamed_frames)
         finder = cast("Finder", game) if hasattr(game, "find") else None
-    dream = run_dream(opened, truths, frames, everything=plot is not None,
+        shooter = cast("Shooter", game) if hasattr(game, "flashes") and "attack" in game.actions.names else None
+    dream = run_dream(opened, truths, dreamed_frames, everything=plot is not None, drift_at=(frames, dreamed_frames),
                       watch=longest if video is not None else None, progress=progress)
+    turned = run_dream(opened, turns, min(frames, CIRCLE_FRAMES)) if turns else None
 
-    horizons = tuple(range(1, COMPARED_FRAMES + 1)) if plot is not None else HORIZONS
+    horizons = tuple(range(1, COMPARED_FRAMES + 1)) if plot is not None or curve else HORIZONS
     errors = compare(opened, truths, dream, horizons)
     report: dict[str, Any] = {
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
         "frames": frames, "policy": policy, "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
-        "drift": drift_at(truths, dream, frames), **inverse_dynamics(reader, truths, dream),
-        "judge_hash": reader.hash if reader else None,
-        "state_error": state_error(finder, truths, dream, HORIZONS, PRIMED_FRAMES) if finder else None,
+        "drift": drift_at(truths, dream, frames),
+        "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames)} if drift_frames else None,
+        **inverse_dynamics(reader, truths, dream), "judge_hash": reader.hash if reader else None,
+        **_clip_figures(truths, dream),
+        "state_error": _state_figures(finder, motion, truths, dream),
+        "turn": turn_figures(motion, turns, turned, PRIMED_FRAMES) if turned else None,
+        "events": _event_figures(shooter, sight, truths, dream),
+        **perceptual(truths, dream, PRIMED_FRAMES, HORIZONS, lpips, fvd),
     }
+    if curve:
+        report["psnr_curve"] = [_rounded(metrics.pooled_psnr(e), 3) for e in errors["dream"].T]
     if note:
         report["inverse_dynamics_note"] = note
     if plot is not None or video is not None or strip is not None:
         from dreamloop.runtime import pictures
         if plot is not None:
             curves = {name: [metrics.pooled_psnr(e) for e in values.T] for name, values in errors.items()}
-            times = sorted({*range(DRIFT_WINDOW, frames, 8), frames})
+            times = sorted({*range(DRIFT_WINDOW, dreamed_frames, 8), dreamed_frames})
             pictures.draw_plot(plot, world.name, horizons, curves, times, [drift_at(truths, dream, t) for t in times])
         if strip is not None:
             pictures.draw_strip(strip, truths[longest], dream.frames[longest])
@@ -154,32 +177,51 @@ def play_game(game: Game, episodes: int, frames: int) -> list[Truth]:
     return truths
 
 
-def _play_episode(game: Game, seed: int, frames: int, keep: int) -> Truth:
-    """keep: up to which horizon the real frames are kept."""
+def play_turns(game: Game, episodes: int, frames: int) -> list[Truth]:
+    """Episodes of the same seeds in which the player stands still for the primed frames, then holds a turn key,
+    left and right in turn: of a game that has these keys and says where the player looks; else none."""
+    from dreamloop.models.training.games import NoMoreEpisodes
+    truths: list[Truth] = []
+    if not {*TURN_KEYS} <= set(game.actions.names):
+        return truths
+    with contextlib.suppress(NoMoreEpisodes):
+        for i in range(episodes):
+            held = game.actions.vector({TURN_KEYS[i % 2]})
+            truths.append(_play_episode(game, EVALUATION_SEED + i, frames, keep=frames, held=held))
+    return [truth for truth in truths if len(truth.frames) > PRIMED_FRAMES and "heading" in truth.variables]
+
+
+def _play_episode(game: Game, seed: int, frames: int, keep: int, held: np.ndarray | None = None) -> Truth:
+    """keep: up to which horizon the real frames are kept; held: instead of what the player does, nothing is
+    pressed in the primed frames and this after them."""
     policy = game.players[-1].make(game.actions, np.random.default_rng(seed))
     view = game.reset(seed)
     total = PRIMED_FRAMES + frames
-    actions, images, statistics = [np.zeros(game.actions.size, np.float32)], [view.frame], []
+    actions, views, statistics = [np.zeros(game.actions.size, np.float32)], [view], []
     for index in range(1, total):
-        actions.append(policy(view))  # past the game's end the player goes on, seeing its last view
+        # past the game's end the player goes on, seeing its last view
+        actions.append(policy(view) if held is None else held * (index >= PRIMED_FRAMES))
         if view.done:
             continue
         before, view = view.frame, game.step(actions[-1])
         if view.done:
             continue
         if index < PRIMED_FRAMES + keep:
-            images.append(view.frame)
+            views.append(view)
         if index >= PRIMED_FRAMES:
             statistics.append(metrics.frame_statistics(view.frame, before))
-    return Truth(seed, np.stack(actions), np.stack(images), np.array(statistics).reshape(-1, len(metrics.STATISTICS)))
+    variables = {name: np.array([v.variables[name] for v in views], np.float64) for name in view.variables}
+    return Truth(seed, np.stack(actions), np.stack([v.frame for v in views]),
+                 np.array(statistics).reshape(-1, len(metrics.STATISTICS)), variables, tuple(v.targets for v in views))
 
 
 def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool = False,
-              watch: int | None = None, progress: Progress | None = None) -> Dream:
+              watch: int | None = None, progress: Progress | None = None, drift_at: tuple[int, ...] = ()) -> Dream:
     """Dream all episodes as one batch: primed with real frames as `Session.prime` does, then alone.
 
     everything: decode every frame (a plot of the drift needs them); otherwise only those that are
-    compared and the last `DRIFT_WINDOW`. watch: the episode of which every frame is kept.
+    compared and the last `DRIFT_WINDOW`, at the end and at each of `drift_at`. watch: the episode of which
+    every frame is kept.
     """
     state = engine.new_state(len(truths))
     state.seed[:] = [truth.seed for truth in truths]
@@ -197,7 +239,8 @@ def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool
         index = PRIMED_FRAMES - 1 + horizon
         engine.step(state, np.stack([truth.actions[index] for truth in truths]))
         # one frame more than the window: its first motion needs the frame before
-        if everything or watched is not None or horizon <= kept or horizon >= frames - DRIFT_WINDOW:
+        measured = any(end - DRIFT_WINDOW <= horizon <= end for end in (*drift_at, frames))
+        if everything or watched is not None or horizon <= kept or measured:
             decoded = engine.decode(state.latent)
             if horizon <= kept:
                 shown[:, horizon - 1] = decoded
@@ -318,6 +361,38 @@ def _accuracy(counts: np.ndarray) -> float | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
+
+
+def _clip_figures(truths: list[Truth], dream: Dream) -> dict[str, Any]:
+    try:
+        return clip_discriminator(truths, dream, PRIMED_FRAMES)
+    except ImportError:  # it trains a network: without torch there is no figure, as there is no judge
+        return {"clip_discriminator": None, "clip_discriminator_interval": None}
+
+
+def _state_figures(finder: Finder | None, motion: Judge | None, truths: list[Truth],
+                   dream: Dream) -> dict[str, Any] | None:
+    """`state_error`: by the game's own finder, or by the probe `motion`, or None."""
+    if finder is not None:
+        return state_error(finder, truths, dream, HORIZONS, PRIMED_FRAMES)
+    return motion_error(motion, truths, dream, HORIZONS, PRIMED_FRAMES) if motion is not None else None
+
+
+def _event_figures(shooter: Shooter | None, sight: Judge | None, truths: list[Truth],
+                   dream: Dream) -> dict[str, Any] | None:
+    """`events`: of a game in which one shoots; those of monsters need the probe `sight`."""
+    if shooter is None:
+        return None
+    figures = flash_figures(shooter, truths, dream, PRIMED_FRAMES)
+    if sight is not None:
+        figures |= monster_figures(sight, truths, dream, PRIMED_FRAMES)
+        figures |= gone_figures(shooter, sight, truths, dream, PRIMED_FRAMES)
+    return figures
+
+
+def _find_probe(spec: WorldSpec, folder: Path, kind: str) -> Judge | None:
+    from dreamloop.models.networks.probes import load_probe
+    return load_probe(folder, kind, spec.game, spec.frame_height, spec.frame_width)
 
 
 def _find_judge(spec: WorldSpec, folder: Path) -> tuple[Judge | None, str]:

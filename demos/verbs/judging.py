@@ -76,7 +76,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
         from dreamloop.runtime.evaluate import evaluate
         report = evaluate(world, engine=args.engine, precision=args.precision, form=args.form, threads=args.threads,
                           frames=args.frames, episodes=args.episodes, plot=args.plot, video=args.video,
-                          strip=args.strip, game_name=args.game, progress=progress)
+                          strip=args.strip, judge=args.judge, game_name=args.game, progress=progress,
+                          drift_frames=args.drift_frames, lpips=args.lpips, fvd=args.fvd)
     for name, value in report.items():
         shown = "  ".join(f"{k}: {figure(v)}" for k, v in value.items()) if isinstance(value, dict) else figure(value)
         print(f"{name:<28}{shown}")
@@ -91,6 +92,12 @@ def add_evaluate(verb: AddVerb) -> None:
                           metavar="N", help="length of a dream (default: 1000)")
     evaluate.add_argument("--episodes", type=whole(1), default=16, metavar="N", help="how many (default: 16)")
     evaluate.add_argument("--game", metavar="GAME", help="the game, where the world's word for it is not enough")
+    evaluate.add_argument("--judge", metavar="FOLDER", help="judge and probes of a run, RUN/judges/GAME "
+                          "(default: the zoo's of this game)")
+    evaluate.add_argument("--drift-frames", type=whole(1), metavar="N", help="measure drift again after N frames, "
+                          "such as 10000")
+    evaluate.add_argument("--lpips", metavar="F.pt", help="network that LPIPS is measured with (TorchScript; yours)")
+    evaluate.add_argument("--fvd", metavar="F.pt", help="network that FVD is measured with (TorchScript; yours)")
     evaluate.add_argument("--plot", metavar="F.png", help="draw quality and drift against the horizon")
     evaluate.add_argument("--strip", metavar="F.png", help="write a strip of pictures, game over dream")
     evaluate.add_argument("--video", metavar="F.mp4", help="write game and dream side by side")

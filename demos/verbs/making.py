@@ -1,4 +1,4 @@
-"""The verbs that make worlds and carry them: `record`, `train`, `worlds`, `pack`, `unpack`, `export`."""
+"""The verbs that make worlds and carry them: `record`, `train`, `study`, `worlds`, `pack`, `unpack`, `export`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,27 @@ def add_train(verb: AddVerb) -> None:
     add_policy(train, "random, sticky or module:function")
     train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")
     train.add_argument("--run-folder", metavar="OUT", help="where checkpoints lie (default: the recipe's)")
+
+
+def _study(args: argparse.Namespace) -> dict[str, Any]:
+    with packages("a study", "train,games,eval"):
+        from dreamloop.demos.study import study
+        report = study(args.what, args.out, args.minutes, args.device, args.engine, args.frames, args.episodes)
+    print((Path(args.out) / f"{args.what}.md").read_text("utf-8"))
+    return report
+
+
+def add_study(verb: AddVerb) -> None:
+    study = verb("study", _study, "compare ways to train on a small world: trained alike, judged alike, a table",
+                 "dreamloop study methods studies --minutes 20")
+    study.add_argument("what", metavar="STUDY", help="methods, exposure or memory: see docs/distillation.md")
+    study.add_argument("out", metavar="OUT", help="folder to write to; the same command goes on where one was stopped")
+    study.add_argument("--minutes", type=minutes, default=20.0, metavar="M",
+                       help="of training for each variant and each shared stage (default: 20)")
+    study.add_argument("--device", metavar="D", help="cpu or cuda (default: what is there)")
+    study.add_argument("--engine", default="auto", metavar="E", help="that judges them (default: auto)")
+    study.add_argument("--frames", type=whole(1), default=1000, metavar="N", help="length of a dream (default: 1000)")
+    study.add_argument("--episodes", type=whole(1), default=16, metavar="N", help="how many (default: 16)")
 
 
 def _worlds(args: argparse.Namespace) -> dict[str, Any]:

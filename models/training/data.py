@@ -6,6 +6,7 @@ frame) fit in memory.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ class Recording:
         """(count, H, W) bool: small things that matter; fewer at the episode's end."""
         packed = self._files[episode].get_slice("objects")[first : min(first + count, int(self.lengths[episode]))]
         return np.unpackbits(packed, axis=2, count=self.width).astype(bool)
+
+    def seed(self, episode: int) -> int:
+        """What the game and its player were seeded with."""
+        return int(self._files[episode].metadata()["seed"])
+
+    def variables(self, episode: int) -> dict[str, np.ndarray]:
+        """The game's own numbers by name, (N,) float32 each."""
+        names = json.loads(self._files[episode].metadata()["variables"])
+        values = self._files[episode].get_tensor("variables")
+        return {name: values[:, i] for i, name in enumerate(names)}
 
     def sample_moments(self, rng: np.random.Generator,
                        count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,6 +21,8 @@ from torch.nn import functional
 from dreamloop.models.core.errors import GameError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.inverse_dynamics import InverseDynamics, Judge, JudgeSpec, load_judge, write_judge
+from dreamloop.models.networks.probes import OUTPUTS
+from dreamloop.models.training.probes import probe_kinds, train_probes
 
 if TYPE_CHECKING:
     from dreamloop.models.training.data import Recording
@@ -43,11 +45,19 @@ def judge_spec(spec: WorldSpec) -> JudgeSpec:
 
 
 def train_judges(run: Run, spec: WorldSpec, data: Recording, held_out: Recording, seconds: float) -> dict[str, float]:
-    """Train for `seconds`, resumable; leaves the judge in the run folder for `save_judge`.
+    """Train for `seconds`, resumable; leaves the judge and the game's probes (probes.py) in the run folder for
+    `save_judge`; where there are probes they have half of the time.
 
     Returns `balanced_accuracy` (mean over the buttons) and `balanced_accuracy_BUTTON` on the first
-    256 frames of every held-out episode.
+    256 frames of every held-out episode, and the figures of the probes.
     """
+    for_probes = seconds / 2 if probe_kinds(spec, data) else 0.0
+    figures = train_keys(run, spec, data, held_out, seconds - for_probes)
+    return {**figures, **train_probes(run, spec, data, held_out, for_probes)}
+
+
+def train_keys(run: Run, spec: WorldSpec, data: Recording, held_out: Recording, seconds: float) -> dict[str, float]:
+    """The judge that reads keys alone."""
     from dreamloop.models.training.run import train_stage
 
     torch.manual_seed(0)
@@ -78,8 +88,12 @@ def train_judges(run: Run, spec: WorldSpec, data: Recording, held_out: Recording
 
 
 def save_judge(run: Run, folder: str | os.PathLike[str]) -> Judge:
-    """Put the judge that `train_judges` left in the run folder into `folder`, such as
+    """Put the judge and the probes that `train_judges` left in the run folder into `folder`, such as
     `models/zoo/judges/doom-arena`."""
+    for kind in OUTPUTS:
+        if (Path(run.folder) / STAGE / kind).is_dir():
+            probe = load_judge(Path(run.folder) / STAGE / kind)
+            write_judge(Path(folder) / kind, probe.spec, probe.net.state_dict(), probe.figures)
     judge = load_judge(Path(run.folder) / STAGE)
     return write_judge(folder, judge.spec, judge.net.state_dict(), judge.figures)
 

@@ -12,7 +12,7 @@ from worlds import tiny_world
 
 from dreamloop.models.core.errors import DreamloopError, WorldError
 from dreamloop.models.core.world import World
-from dreamloop.runtime import evaluate as ev, metrics
+from dreamloop.runtime import evaluate as ev, evaluate_clips, metrics
 from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import State, empty_state
 
@@ -166,23 +166,27 @@ def test_seeds_are_neither_training_nor_its_held_out_split() -> None:
     assert HELD_OUT_SEED + 100_000_000 < ev.EVALUATION_SEED < 2**31 - 1_000_000  # ViZDoom takes 31 bits
 
 
-def test_evaluate_a_world_against_the_real_game(world: World, tmp_path: Path) -> None:
+def test_evaluate_a_world_against_the_real_game(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vizdoom")
+    monkeypatch.setattr(evaluate_clips, "STEPS", 1)
     plot, strip, video = tmp_path / "plot.png", tmp_path / "strip.png", tmp_path / "video.mp4"
     report = ev.evaluate(world, engine="torch", frames=FRAMES, episodes=1, threads=1, plot=plot, strip=strip,
-                         video=video, judge=tmp_path / "none")
+                         video=video, judge=tmp_path / "none", drift_frames=FRAMES + 4)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["episodes"] == 1 and report["frames"] == FRAMES and report["engine"] == "torch"
     assert 0 < report["psnr"]["1"] < 40 and report["psnr"]["64"] is None
     assert 0 < report["psnr_ceiling"]["1"] < 40
     assert set(report["drift"]) == set(metrics.STATISTICS)
+    assert set(report["drift_long"]) == {"frames", *metrics.STATISTICS} and report["drift_long"]["frames"] == FRAMES + 4
+    assert report["events"]["flash_shots"] is not None and report["clip_discriminator"]["8"] is None  # one episode
+    assert report["lpips"] is None and "--lpips" in report["perceptual_note"]
     assert report["inverse_dynamics_real"] is None and "no judge" in report["inverse_dynamics_note"]
     for path in (plot, strip):
         assert path.read_bytes().startswith(b"\x89PNG")
     av = pytest.importorskip("av")
     with av.open(str(video)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(pictures) == FRAMES + 1
+    assert len(pictures) == FRAMES + 4 + 1
     left, right = np.split(pictures[0].astype(int), [pictures[0].shape[1] // 2], axis=1)
     assert np.abs(left[:, :-2] - right[:, 2:]).mean() < 3  # before the dream sets in both sides are the game
 

@@ -18,7 +18,7 @@ from dreamloop.models.training import pipeline
 from dreamloop.models.training.games import Game, gymnasium_game, open_game
 from dreamloop.models.training.recipes import Recipe, own, recipes
 from dreamloop.models.training.run import Run
-from dreamloop.runtime import Session, evaluate as ev
+from dreamloop.runtime import Session, evaluate as ev, evaluate_clips
 
 CAR = "gymnasium:MountainCar-v0"
 
@@ -31,10 +31,12 @@ def small_and_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     torch.set_num_threads(1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr(evaluate_clips, "STEPS", 1)
     monkeypatch.setattr(ev, "evaluate", partial(ev.evaluate, frames=20, episodes=2, engine="torch", threads=1))
 
 
-@pytest.mark.parametrize("name", ["doom-corridor", "doom-maze", "pong"])  # doom-arena: test_pipeline.py
+@pytest.mark.parametrize("name", ["doom-corridor", "doom-maze", pytest.param("doom-maze-hd", marks=pytest.mark.long),
+                                  "pong"])  # doom-arena: test_pipeline.py
 def test_a_recipe_makes_a_world_of_its_game(name: str, tmp_path: Path) -> None:
     if name == "pong":
         pytest.importorskip("ale_py", reason="Atari: pip install 'dreamloop[games]'")
@@ -48,9 +50,9 @@ def test_a_recipe_makes_a_world_of_its_game(name: str, tmp_path: Path) -> None:
     assert chosen.spec.game in world.card and ("Freedoom" in world.card) == (name != "pong")
     report = ev.evaluate(world, judge=folder.parent / "judges" / name)
     assert report["psnr"]["16"] is not None and report["inverse_dynamics_real"] is not None
-    assert (report["state_error"] is not None) == (name == "pong")
+    assert set(report["state_error"]) == ({"ball", "player", "enemy"} if name == "pong" else {"heading", "position"})
+    assert (report["events"] is not None) == ("attack" in chosen.spec.actions.names)
     if name == "pong":
-        assert set(report["state_error"]) == {"ball", "player", "enemy"}
         assert report["state_error"]["player"]["16"]["frames"] == 2 * 8
 
 

@@ -95,6 +95,13 @@ class Finder(Protocol):
         """frame: (H, W, 3) uint8; the things by name, None where one is not to be seen."""
 
 
+class Shooter(Protocol):
+    """A game with an `attack` button in whose pictures, real or dreamed, one can see when a shot is fired."""
+
+    def flashes(self, frames: np.ndarray) -> np.ndarray:
+        """(F, H, W, 3) uint8 consecutive frames -> the indices at which a muzzle flash begins, ascending."""
+
+
 class NoMoreEpisodes(GameError):
     """A game of a fixed number of episodes has shown them all."""
 
@@ -118,7 +125,7 @@ _ATARI = "an Atari 2600 game in the Arcade Learning Environment (GPL-2.0); the g
 # name -> how to open it, and under which licence its pictures are
 GAMES: dict[str, tuple[Callable[[str], Game], str]] = {
     "doom-arena": (_doom, _FREEDOOM), "doom-corridor": (_doom, _FREEDOOM), "doom-maze": (_doom, _FREEDOOM),
-    "pong": (_pong, _ATARI)}
+    "doom-maze-study": (_doom, _FREEDOOM), "doom-maze-hd": (_doom, _FREEDOOM), "pong": (_pong, _ATARI)}
 
 
 def open_game(name: str, trusted: bool = True) -> Game:

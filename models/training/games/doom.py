@@ -17,6 +17,7 @@ import vizdoom
 
 from dreamloop.models.core.errors import GameError
 from dreamloop.models.training.games import Player, View
+from dreamloop.models.training.games.doom_events import flashes
 from dreamloop.models.training.games.doom_keys import WALK, doom_actions
 from dreamloop.models.training.games.doom_players import EXPLORERS, FIGHTERS, WALKING_FIGHTERS
 
@@ -39,8 +40,9 @@ VARIABLES = {
 
 @dataclass(frozen=True)
 class DoomScenario:
-    """One ViZDoom scenario at 160x120. episode_tics: an episode ends then, if not by death before;
-    skill: 1 to 5, 0 for the scenario's own; depth: players need to know how far the walls are."""
+    """One ViZDoom scenario. episode_tics: an episode ends then, if not by death before; skill: 1 to 5, 0 for
+    the scenario's own; depth: players need to know how far the walls are; drawn: the size that Doom draws at;
+    shrink: frames are means over squares of so many pixels."""
 
     name: str
     config: str
@@ -50,31 +52,36 @@ class DoomScenario:
     players: tuple[Player, ...]
     skill: int = 0
     depth: bool = False
+    drawn: tuple[int, int] = (160, 120)
+    shrink: int = 1
 
 
 SCENARIOS = {scenario.name: scenario for scenario in (
     DoomScenario("doom-arena", "defend_the_line.cfg", ("turn_left", "turn_right", "attack"), True, 2100, FIGHTERS),
     # at its own skill, 5, a player is dead after two seconds, and a world of it would be two seconds long
     DoomScenario("doom-corridor", "deadly_corridor.cfg", (*WALK, "attack"), True, 2100, WALKING_FIGHTERS, skill=3),
-    DoomScenario("doom-maze", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True))}
+    DoomScenario("doom-maze", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True),
+    DoomScenario("doom-maze-study", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, shrink=2),
+    DoomScenario("doom-maze-hd", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, drawn=(320, 240)))}
+RESOLUTIONS = {(160, 120): vizdoom.ScreenResolution.RES_160X120, (320, 240): vizdoom.ScreenResolution.RES_320X240}
 
 
 class DoomGame:
-    """A `Game` (see games/__init__.py) around one `vizdoom.DoomGame`."""
+    """A `Game` (see games/__init__.py) around one `vizdoom.DoomGame`, and a `Shooter` where one can shoot."""
 
     fps = TICS_PER_SECOND
-    frame_height = 120
-    frame_width = 160
 
     def __init__(self, scenario: DoomScenario) -> None:
         self.name = scenario.name
         self.actions = doom_actions(*scenario.buttons)
         self.players = scenario.players
+        self.shrink = scenario.shrink
+        self.frame_width, self.frame_height = (side // scenario.shrink for side in scenario.drawn)
         game = vizdoom.DoomGame()
         game.load_config(str(Path(vizdoom.scenarios_path) / scenario.config))
         self._folder = tempfile.TemporaryDirectory(prefix="dreamloop-doom-")
         game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))  # else it writes where it is run
-        game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+        game.set_screen_resolution(RESOLUTIONS[scenario.drawn])
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
         game.set_sound_enabled(False)
@@ -113,11 +120,16 @@ class DoomGame:
         assert state.labels is not None and state.labels_buffer is not None and state.game_variables is not None
         things = [label for label in state.labels if label.object_name not in SCENERY]
         objects = np.isin(state.labels_buffer, [label.value for label in things])
-        targets = tuple(label.x + label.width / 2 - self.frame_width / 2
+        targets = tuple((label.x + label.width / 2) / self.shrink - self.frame_width / 2
                         for label in things if label.object_name in MONSTERS)
         variables = dict(zip(VARIABLES, map(float, state.game_variables), strict=True))
-        self._last = View(state.screen_buffer.copy(), objects, targets, variables, _clearance(state.depth_buffer))
+        self._last = View(_shrunk(state.screen_buffer, self.shrink), _shrunk(objects, self.shrink), targets, variables,
+                          _clearance(state.depth_buffer))
         return self._last
+
+    def flashes(self, frames: np.ndarray) -> np.ndarray:
+        """Where the muzzle flash begins (see doom_events.py)."""
+        return flashes(frames)
 
     def close(self) -> None:
         with contextlib.suppress(vizdoom.ViZDoomErrorException):
@@ -140,3 +152,13 @@ def _clearance(depth: np.ndarray | None) -> tuple[float, float, float] | None:
     thirds = np.array_split(depth[len(depth) // 2 - 5 : len(depth) // 2 + 5], 3, axis=1)
     left, middle, right = (float(np.percentile(third, 10)) for third in thirds)
     return left, middle, right
+
+
+def _shrunk(picture: np.ndarray, shrink: int) -> np.ndarray:
+    """A copy, means over shrink x shrink pixels; of a mask (bool), whether any of them is set."""
+    if shrink == 1:
+        return picture.copy()
+    squares = picture.reshape(picture.shape[0] // shrink, shrink, picture.shape[1] // shrink, shrink, -1)
+    if picture.dtype == bool:
+        return np.asarray(squares.any(axis=(1, 3, 4)))
+    return ((squares.sum(axis=(1, 3), dtype=np.uint32) + shrink**2 // 2) // shrink**2).astype(np.uint8)
