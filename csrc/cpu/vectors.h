@@ -46,6 +46,24 @@ INLINE void store_part(float *to, vec value, int64_t count) {
     __builtin_memcpy(to, &value, (uint64_t)count * 4);
 }
 
+/* The highest lane; the sum of all, first lanes 4 apart, then those that are left. */
+INLINE float highest_lane(vec x) {
+    typedef float vec4 __attribute__((vector_size(16)));
+    vec4 four[WIDTH / 4];
+    __builtin_memcpy(four, &x, sizeof x);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] = four[i] > four[0] ? four[i] : four[0];
+    const float a = four[0][0] > four[0][1] ? four[0][0] : four[0][1], b = four[0][2] > four[0][3] ? four[0][2] : four[0][3];
+    return a > b ? a : b;
+}
+
+INLINE float sum_of_lanes(vec x) {
+    typedef float vec4 __attribute__((vector_size(16)));
+    vec4 four[WIDTH / 4];
+    __builtin_memcpy(four, &x, sizeof x);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] += four[i];
+    return (four[0][0] + four[0][1]) + (four[0][2] + four[0][3]);
+}
+
 /* exp(x) for x <= 0, from -87 down taken as exp(-87); NaN gives NaN. Cephes' polynomial (Moshier),
  * relative error 2e-7; good up to x = 88 as well. */
 INLINE vec exponential(vec x) {
@@ -76,13 +94,16 @@ INLINE vec gelu_tanh(vec x) {
     return x / (exponential(power > 88.0f ? vec{} + 88.0f : power) + 1.0f);
 }
 
-/* bfloat16 is the upper half of a float: nearest, ties to even; NaN stays NaN. `count` of them, WIDTH at most. */
+/* bfloat16 is the upper half of a float: nearest, ties to even; NaN stays NaN. What the lower half holds is left over. */
+INLINE uvec bf16_bits(vec value) {
+    const uvec bits = (uvec)value;
+    return value == value ? bits + 0x7fffu + ((bits >> 16) & 1u) : bits | 0x400000u;
+}
+
+/* `count` of them, WIDTH at most. */
 INLINE void store_bf16(uint16_t *to, vec value, int64_t count) {
     typedef uint16_t half_vec __attribute__((vector_size(2 * DREAMLOOP_WIDTH)));
-    const uvec bits = (uvec)value;
-    const uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const uvec kept = value == value ? rounded : (bits >> 16) | 0x40u;
-    const half_vec halves = __builtin_convertvector(kept, half_vec);
+    const half_vec halves = __builtin_convertvector(bf16_bits(value) >> 16, half_vec);
     __builtin_memcpy(to, &halves, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}) * 2);
 }
 
