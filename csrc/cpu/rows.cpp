@@ -46,10 +46,13 @@ INLINE void turned(const float *x, const float *weight, int64_t head_size, const
                    float *out) {
     const float norm = norm_of(x, head_size);
     const int64_t pairs = head_size / 2;
-    for (int64_t i = 0; i < pairs; i++) {
-        const float a = x[i] * norm * weight[i], b = x[i + pairs] * norm * weight[i + pairs];
-        out[i] = a * cosine[i] - b * sine[i];
-        out[i + pairs] = a * sine[i] + b * cosine[i];
+    for (int64_t i = 0; i < pairs; i += WIDTH) {
+        const int64_t count = pairs - i;
+        const vec a = load_part(x + i, count) * norm * load_part(weight + i, count);
+        const vec b = load_part(x + pairs + i, count) * norm * load_part(weight + pairs + i, count);
+        const vec cos = load_part(cosine + i, count), sin = load_part(sine + i, count);
+        store_part(out + i, a * cos - b * sin, count);
+        store_part(out + pairs + i, a * sin + b * cos, count);
     }
 }
 

@@ -37,20 +37,23 @@ INLINE int same_list(const int32_t *a, int64_t a_count, const int32_t *b, int64_
     return 1;
 }
 
-/* Asks for a row before it is read: a ring of a few megabytes lies in the last cache. */
+/* Asks for a row before it is read: a ring of a few megabytes lies in the last cache. What is left of the last line
+ * comes with the next row. */
 INLINE void fetch(const char *row, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+    __builtin_prefetch(row);
+    for (int64_t i = 64; i + 64 <= bytes; i += 64) __builtin_prefetch(row + i);
 }
 
 #if DREAMLOOP_WIDTH == 16
 enum { TURNED_ROWS = 16 };
 
-/* Up to 16 lanes of 16 rows: 64 shuffles. */
-INLINE void turn_group(const char *const *row, int64_t lanes, char *to, int64_t step) {
+/* Up to 16 lanes of 16 rows, from byte `at` of each: 64 shuffles. */
+INLINE void turn_group(const char *const *row, int64_t at, int64_t lanes, char *to, int64_t step) {
     const __mmask16 part = lanes >= 16 ? 0xffff : (__mmask16)((1u << lanes) - 1);
     __m512i pair[16], four[16];
     for (int i = 0; i < 16; i += 2) {
-        const __m512i a = _mm512_maskz_loadu_epi32(part, row[i]), b = _mm512_maskz_loadu_epi32(part, row[i + 1]);
+        const __m512i a = _mm512_maskz_loadu_epi32(part, row[i] + at);
+        const __m512i b = _mm512_maskz_loadu_epi32(part, row[i + 1] + at);
         pair[i] = _mm512_unpacklo_epi32(a, b), pair[i + 1] = _mm512_unpackhi_epi32(a, b);
     }
     for (int i = 0; i < 16; i += 4) { /* four[i + c]: lanes c, 4 + c, 8 + c, 12 + c of rows i .. i + 3 */
@@ -74,12 +77,12 @@ INLINE void turn_group(const char *const *row, int64_t lanes, char *to, int64_t 
 #else
 enum { TURNED_ROWS = 4 };
 
-/* Up to 16 lanes of 4 rows, four lanes at a time. */
-INLINE void turn_group(const char *const *row, int64_t lanes, char *to, int64_t step) {
+/* Up to 16 lanes of 4 rows, from byte `at` of each, four lanes at a time. */
+INLINE void turn_group(const char *const *row, int64_t at, int64_t lanes, char *to, int64_t step) {
     int64_t lane = 0;
     for (; lane + 4 <= lanes && lane < 16; lane += 4) {
-        const lane4 a = load<lane4>(row[0] + 4 * lane), b = load<lane4>(row[1] + 4 * lane);
-        const lane4 c = load<lane4>(row[2] + 4 * lane), d = load<lane4>(row[3] + 4 * lane);
+        const lane4 a = load<lane4>(row[0] + at + 4 * lane), b = load<lane4>(row[1] + at + 4 * lane);
+        const lane4 c = load<lane4>(row[2] + at + 4 * lane), d = load<lane4>(row[3] + at + 4 * lane);
         const lane4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
         const lane4 cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
         store<lane4>(to + lane * step, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
@@ -88,18 +91,17 @@ INLINE void turn_group(const char *const *row, int64_t lanes, char *to, int64_t 
         store<lane4>(to + (lane + 3) * step, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
     }
     for (; lane < lanes && lane < 16; lane++)
-        for (int i = 0; i < 4; i++) store(to + lane * step + 4 * i, load<uint32_t>(row[i] + 4 * lane));
+        for (int i = 0; i < 4; i++) store(to + lane * step + 4 * i, load<uint32_t>(row[i] + at + 4 * lane));
 }
 #endif
 
 /* to[lane][j] = lane of row j, all of 32 bits, from lane to lane `step` bytes; count: a multiple of TURNED_ROWS. */
 INLINE void turn_rows(const char *const *row, int64_t count, int64_t lanes, char *to, int64_t step) {
     for (int64_t j = 0; j < count; j += TURNED_ROWS) {
-        for (int64_t i = j + TURNED_ROWS; i < j + 2 * TURNED_ROWS && i < count; i++) fetch(row[i], 4 * lanes);
+        const char *const *next = row + (j + TURNED_ROWS < count ? j + TURNED_ROWS : j);
         for (int64_t lane = 0; lane < lanes; lane += 16) {
-            const char *from[TURNED_ROWS];
-            for (int i = 0; i < TURNED_ROWS; i++) from[i] = row[j + i] + 4 * lane;
-            turn_group(from, lanes - lane, to + lane * step + 4 * j, step);
+            for (int i = 0; i < TURNED_ROWS; i++) __builtin_prefetch(next[i] + 4 * lane);
+            turn_group(row + j, 4 * lane, lanes - lane, to + lane * step + 4 * j, step);
         }
     }
 }
