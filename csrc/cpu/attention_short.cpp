@@ -47,62 +47,10 @@ typedef struct {
     float scale[ROOM], top[ROOM], total[ROOM];
 } chunk_t;
 
-/* 2^x for x <= 0, or a little above; 0 or 2^-126 far below; NaN gives NaN. */
-INLINE vec power_of_two(vec x) {
-#if DREAMLOOP_WIDTH == 16
-    const vec r = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-#else
-    const float round_to_integer = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
-    x = x < -126.0f ? vec{} - 126.0f : x;
-    const vec shifted = (x - 0.5f) + round_to_integer;
-    const vec r = x - (shifted - round_to_integer);
-#endif
-    const vec y = ((r * 0.07826796f + 0.2263077f) * r + 0.69542434f) * r + 1.0f;
-#if DREAMLOOP_WIDTH == 16
-    return (vec)_mm512_scalef_ps((__m512)y, (__m512)x); /* by 2^floor(x) */
-#else
-    return y * (vec)(((uvec)shifted << 23) + 0x3f800000u);
-#endif
-}
-
 INLINE vec as_float(vec x) { return x; }
 INLINE vec as_float(ivec x) { return __builtin_convertvector(x, vec); }
 
 /* -- the tile --------------------------------------------------------------------------------------- */
-
-/* Four rows of bytes side by side: to[d] is the lane of their elements d. */
-INLINE void weave_bytes(const char *const *row, int64_t head_size, char *to) {
-    typedef uint8_t bytes __attribute__((vector_size(16)));
-    typedef uint16_t pairs __attribute__((vector_size(16)));
-    for (int64_t d = 0; d < head_size; d += 16, to += 64) {
-        const uint64_t size = head_size - d < 16 ? 8 : 16;
-        bytes r[4] = {};
-        for (int i = 0; i < 4; i++) {
-            if (size == 16) r[i] = load<bytes>(row[i] + d);
-            else __builtin_memcpy(&r[i], row[i] + d, 8);
-        }
-        for (int half = 0; half < 2; half++) {
-            pairs ab, ce;
-            if (half == 0) {
-                ab = (pairs)__builtin_shufflevector(r[0], r[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-                ce = (pairs)__builtin_shufflevector(r[2], r[3], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            } else {
-                ab = (pairs)__builtin_shufflevector(r[0], r[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-                ce = (pairs)__builtin_shufflevector(r[2], r[3], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-            }
-            store(to + 32 * half, __builtin_shufflevector(ab, ce, 0, 8, 1, 9, 2, 10, 3, 11));
-            store(to + 32 * half + 16, __builtin_shufflevector(ab, ce, 4, 12, 5, 13, 6, 14, 7, 15));
-        }
-    }
-}
-
-/* Two rows of floats as bf16 side by side. */
-INLINE void weave_floats(const char *const *row, int64_t head_size, char *to) {
-    for (int64_t d = 0; d < head_size; d += WIDTH) {
-        const uvec low = bf16_bits(load_part(row[0] + 4 * d, head_size - d));
-        store<uvec>(to + 4 * d, low >> 16 | (bf16_bits(load_part(row[1] + 4 * d, head_size - d)) & 0xffff0000u));
-    }
-}
 
 /* The scales of `count` gathered rows of int8, and what the sums of their scores begin with. */
 INLINE void take_scales(tile_t *tile, const char *const *key, const char *const *value, int64_t count, float scale) {

@@ -1,15 +1,12 @@
 /* What every kind of attention does before it multiplies: walk the lists of a plan, gather the tokens that they name,
- * and turn keys over, so that neighbouring lanes of a register are neighbouring keys.
+ * turn keys over, so that neighbouring lanes of a register are neighbouring keys, and weave values, so that a lane holds
+ * neighbouring tokens.
  */
 #ifndef DREAMLOOP_TILES_H
 #define DREAMLOOP_TILES_H
 
 #include "kernels.h"
 #include "vectors.h"
-
-#if DREAMLOOP_WIDTH == 16
-#include <immintrin.h>
-#endif
 
 typedef uint32_t lane4 __attribute__((vector_size(16)));
 
@@ -103,6 +100,40 @@ INLINE void turn_rows(const char *const *row, int64_t count, int64_t lanes, char
             for (int i = 0; i < TURNED_ROWS; i++) __builtin_prefetch(next[i] + 4 * lane);
             turn_group(row + j, 4 * lane, lanes - lane, to + lane * step + 4 * j, step);
         }
+    }
+}
+
+/* Four rows of bytes side by side: to[d] is the lane of their elements d. */
+INLINE void weave_bytes(const char *const *row, int64_t head_size, char *to) {
+    typedef uint8_t bytes __attribute__((vector_size(16)));
+    typedef uint16_t pairs __attribute__((vector_size(16)));
+    for (int64_t d = 0; d < head_size; d += 16, to += 64) {
+        const uint64_t size = head_size - d < 16 ? 8 : 16;
+        bytes r[4] = {};
+        for (int i = 0; i < 4; i++) {
+            if (size == 16) r[i] = load<bytes>(row[i] + d);
+            else __builtin_memcpy(&r[i], row[i] + d, 8);
+        }
+        for (int half = 0; half < 2; half++) {
+            pairs ab, ce;
+            if (half == 0) {
+                ab = (pairs)__builtin_shufflevector(r[0], r[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+                ce = (pairs)__builtin_shufflevector(r[2], r[3], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            } else {
+                ab = (pairs)__builtin_shufflevector(r[0], r[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+                ce = (pairs)__builtin_shufflevector(r[2], r[3], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            }
+            store(to + 32 * half, __builtin_shufflevector(ab, ce, 0, 8, 1, 9, 2, 10, 3, 11));
+            store(to + 32 * half + 16, __builtin_shufflevector(ab, ce, 4, 12, 5, 13, 6, 14, 7, 15));
+        }
+    }
+}
+
+/* Two rows of floats as bf16 side by side. */
+INLINE void weave_floats(const char *const *row, int64_t head_size, char *to) {
+    for (int64_t d = 0; d < head_size; d += WIDTH) {
+        const uvec low = bf16_bits(load_part(row[0] + 4 * d, head_size - d));
+        store<uvec>(to + 4 * d, low >> 16 | (bf16_bits(load_part(row[1] + 4 * d, head_size - d)) & 0xffff0000u));
     }
 }
 

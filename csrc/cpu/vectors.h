@@ -13,6 +13,10 @@
 #error "CMakeLists.txt gives each tier DREAMLOOP_WIDTH (floats in a register) and DREAMLOOP_TIER (its name)"
 #endif
 
+#if DREAMLOOP_WIDTH == 16
+#include <immintrin.h>
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define DREAMLOOP_JOIN2(a, b) a##_##b
 #define DREAMLOOP_JOIN(a, b) DREAMLOOP_JOIN2(a, b)
@@ -80,6 +84,24 @@ INLINE vec exponential(vec x) {
     y = y * (r * r) + (r + 1.0f);
     const uvec power = ((uvec)shifted << 23) + 0x3f800000u;
     return y * (vec)power; /* a product, not a sum of exponents: it keeps NaN */
+}
+
+/* 2^x for x <= 0, or a little above, relative error 1.1e-4; 0 or 2^-126 far below; NaN gives NaN. */
+INLINE vec power_of_two(vec x) {
+#if DREAMLOOP_WIDTH == 16
+    const vec r = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#else
+    const float round_to_integer = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
+    x = x < -126.0f ? vec{} - 126.0f : x;
+    const vec shifted = (x - 0.5f) + round_to_integer;
+    const vec r = x - (shifted - round_to_integer);
+#endif
+    const vec y = ((r * 0.07826796f + 0.2263077f) * r + 0.69542434f) * r + 1.0f;
+#if DREAMLOOP_WIDTH == 16
+    return (vec)_mm512_scalef_ps((__m512)y, (__m512)x); /* by 2^floor(x) */
+#else
+    return y * (vec)(((uvec)shifted << 23) + 0x3f800000u);
+#endif
 }
 
 /* x / (1 + exp(-x)) */

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from worlds import random_frames, tiny_world
 
+from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec
 from dreamloop.runtime import Session, Snapshot, kernels
-from dreamloop.runtime.engines.native_engine import NativeEngine
+from dreamloop.runtime.engines.native_engine import NativeEngine, floats_of
 from dreamloop.runtime.engines.torch_engine import TorchEngine
 
 if reason := kernels.available():
@@ -77,6 +80,32 @@ def test_keys_and_values_in_int8_take_a_quarter_of_the_ring_and_go_through_files
         session.restore(Snapshot.load(tmp_path / "moment.safetensors"))
         found = [session.step({"turn_left"}).pixels for _ in range(5)]
     assert np.array_equal(found, expected)
+
+
+def test_a_state_with_a_ring_of_floats_is_refused_by_name(tmp_path: Path) -> None:
+    """As int8 kept it before attention was int8."""
+    with Session(tiny_world(tmp_path), "native", "int8") as session:
+        for _ in range(4):
+            session.step({"attack"})
+        session.snapshot().save(tmp_path / "new.safetensors")
+        now = session.step({"attack"}).pixels
+        with safe_open(tmp_path / "new.safetensors", "np") as file:
+            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+        tensors["parts"] = np.ascontiguousarray(floats_of(tensors["parts"]), np.float32)
+        save_file(tensors, tmp_path / "old.safetensors", said)
+        with pytest.raises(DreamloopError, match=r"a slot of the state is float32 \(.*\), expected int8") as caught:
+            session.restore(Snapshot.load(tmp_path / "old.safetensors"))
+        assert "\n" not in str(caught.value)
+        session.restore(Snapshot.load(tmp_path / "new.safetensors"))
+        assert np.array_equal(session.step({"attack"}).pixels, now)
+
+
+def test_a_ring_of_int8_holds_what_it_was_given(tmp_path: Path) -> None:
+    engine = NativeEngine(tiny_world(tmp_path), "int8")
+    state = engine.new_state()
+    ring = np.random.default_rng(0).standard_normal((*state.ring.shape[:-1], state.ring.shape[-1] - 4), np.float32)
+    engine.load_ring(state, ring)
+    assert np.max(np.abs(floats_of(state.ring) - ring) / np.abs(ring).max(axis=-1, keepdims=True)) <= 0.51 / 127
 
 
 def test_static_scales_are_found_once_and_alike(tmp_path: Path) -> None:
