@@ -157,11 +157,28 @@ py::list usable_tiers() {
     return names;
 }
 
+/* Rows of floats as an int8 ring keeps them, in `to`; `stride` becomes theirs. */
+const void *narrowed(const dreamloop_kernels &kernels, const dreamloop_attention &call, const void *rows,
+                     int64_t stride[3], std::vector<char> &to) {
+    const int64_t tokens = call.key_blocks * call.block_tokens, row_bytes = call.head_size + 4;
+    to.resize(static_cast<size_t>(call.batch * call.heads * tokens * row_bytes));
+    for (int64_t row = 0; row < call.batch * call.heads * tokens; row++) {
+        const int64_t b = row / tokens / call.heads, h = row / tokens % call.heads, t = row % tokens;
+        const char *from = static_cast<const char *>(rows) + b * stride[0] + h * stride[1] + t * stride[2];
+        kernels.to_narrow(reinterpret_cast<const float *>(from), 1, call.head_size, to.data() + row * row_bytes);
+    }
+    stride[0] = call.heads * tokens * row_bytes, stride[1] = tokens * row_bytes, stride[2] = row_bytes;
+    return to.data();
+}
+
 void block_sparse_attention(const py::array &query, const py::array &key, const py::array &value,
                             const py::array &block_index, const py::array &block_count, const py::array &block_length,
-                            py::ssize_t block_tokens, float scale, py::array &out, const std::string &isa) {
+                            py::ssize_t block_tokens, float scale, py::array &out, const std::string &isa,
+                            const std::string &precision) {
     dreamloop_attention call{};
-    const int tier = tier_of(isa);
+    const dreamloop_kernels &kernels = *dreamloop_tier_kernels(tier_of(isa));
+    call.format = precision == "fp32" ? DREAMLOOP_F32 : precision == "bf16" ? DREAMLOOP_BF16 : DREAMLOOP_I8;
+    if (call.format == DREAMLOOP_I8 && precision != "int8") refuse("precision must be fp32, bf16 or int8");
     check_tensor(query, "query", call.query_stride);
     check_tensor(key, "ring_keys", call.key_stride);
     check_tensor(value, "ring_values", call.value_stride);
@@ -187,14 +204,20 @@ void block_sparse_attention(const py::array &query, const py::array &key, const 
     call.block_tokens = block_tokens, call.key_blocks = key_blocks;
     call.query_blocks = query_blocks;
     lists.give(call);
-    call.query = static_cast<const float *>(query.data()), call.key = static_cast<const float *>(key.data());
-    call.value = static_cast<const float *>(value.data()), call.out = static_cast<float *>(out.mutable_data());
-    call.scale = scale;
+    call.query = static_cast<const float *>(query.data()), call.key = key.data(), call.value = value.data();
+    call.out = static_cast<float *>(out.mutable_data()), call.scale = scale;
+    for (auto *stride : {call.key_stride, call.value_stride})
+        for (int axis = 0; axis < 3; axis++) stride[axis] *= static_cast<int64_t>(sizeof(float));
     check_lists(call);
 
-    std::vector<float> scratch(static_cast<size_t>(DREAMLOOP_TILE_KEYS * head_size));
+    std::vector<float> scratch(static_cast<size_t>(DREAMLOOP_SCRATCH_ROWS * (head_size + 32)));
+    std::vector<char> narrow_keys, narrow_values;
     py::gil_scoped_release unlocked;
-    dreamloop_tier_kernels(tier)->attention(&call, scratch.data());
+    if (call.format == DREAMLOOP_I8) {
+        call.key = narrowed(kernels, call, call.key, call.key_stride, narrow_keys);
+        call.value = narrowed(kernels, call, call.value, call.value_stride, narrow_values);
+    }
+    (call.format == DREAMLOOP_F32 ? kernels.attention : kernels.attention_short)(&call, scratch.data());
 }
 
 /* A contiguous array of exactly this type and shape; `write` where it is written to. */
@@ -391,7 +414,7 @@ PYBIND11_MODULE(_kernels, module) {
     module.def("block_sparse_attention", &block_sparse_attention, py::arg("query").noconvert(),
                py::arg("key").noconvert(), py::arg("value").noconvert(), py::arg("block_index").noconvert(),
                py::arg("block_count").noconvert(), py::arg("block_length").noconvert(), py::arg("block_tokens"),
-               py::arg("scale"), py::arg("out").noconvert(), py::arg("isa"));
+               py::arg("scale"), py::arg("out").noconvert(), py::arg("isa"), py::arg("precision"));
     py::class_<NativeWorld>(module, "World")
         .def(py::init<const py::buffer &, int, const std::string &, const std::string &>(), py::arg("packed"),
              py::arg("threads"), py::arg("tier"), py::arg("precision"))

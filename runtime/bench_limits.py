@@ -2,7 +2,8 @@
 
 FLOP are those of one pass of one player over a full memory; a multiplication and an addition are two. The limit of a
 precision is measured in the same run, by the native kernels on as many threads, in products that stay in the caches
-(csrc/cpu/limit.cpp). In every precision the products of the blocks run in it, and all else in float32.
+(csrc/cpu/limit.cpp). In every precision the products of the blocks and of attention run in it, and all else
+in float32; an engine whose attention does not is told apart (`float_attention`).
 
     share of an operation      (FLOP / limit) / the median time it took
     share_of_limit of a pass   (sum over operations of FLOP / limit) / the median time of the pass
@@ -21,7 +22,7 @@ from dreamloop.models.core.spec import WorldSpec
 from dreamloop.runtime.engines.base import Engine
 
 FORMATS = ("fp32", "bf16", "int8")  # what products are made in; a precision such as int8-static begins with its format
-NARROW = ("qkv", "out", "up", "down")  # operations in the precision's own format
+NARROW = ("qkv", "attention", "out", "up", "down")  # operations in the precision's own format
 LATE_FRAME = 1 << 20  # by then every memory is full
 
 
@@ -46,15 +47,17 @@ def pass_operations(spec: WorldSpec) -> dict[str, float]:
             "output": 2.0 * t * spec.token_channels * d.width}
 
 
-def operation_seconds(spec: WorldSpec, limits: dict[str, float], precision: str) -> dict[str, float]:
+def operation_seconds(spec: WorldSpec, limits: dict[str, float], precision: str,
+                      float_attention: bool = False) -> dict[str, float]:
     """Time that each operation takes at its measured limit."""
     own = limits[precision.split("-")[0]]
-    return {name: flop / (own if name in NARROW else limits["fp32"]) for name, flop in pass_operations(spec).items()}
+    narrow = [name for name in NARROW if not (float_attention and name == "attention")]
+    return {name: flop / (own if name in narrow else limits["fp32"]) for name, flop in pass_operations(spec).items()}
 
 
-def least_seconds(spec: WorldSpec, limits: dict[str, float], precision: str) -> float:
+def least_seconds(spec: WorldSpec, limits: dict[str, float], precision: str, float_attention: bool = False) -> float:
     """Time that the passes of a frame take where every operation runs at its measured limit."""
-    return len(spec.dynamics.sigmas) * sum(operation_seconds(spec, limits, precision).values())
+    return len(spec.dynamics.sigmas) * sum(operation_seconds(spec, limits, precision, float_attention).values())
 
 
 def measured_limits(engines: dict[str, Engine]) -> dict[str, float]:

@@ -30,6 +30,7 @@ import numpy as np
 
 from dreamloop.models.core import memory
 from dreamloop.runtime.engines.base import Engine, turn_of
+from dreamloop.runtime.engines.native_engine import floats_of
 from dreamloop.runtime.session import Session
 from dreamloop.runtime.slots import plain
 
@@ -211,4 +212,5 @@ def _keys(session: Session, layer: int, slot: int, spec: Any) -> np.ndarray | No
     keys = session.ring[layer, 0, 0, :, first : first + spec.tokens]
     if not isinstance(keys, np.ndarray):
         keys = keys.float().cpu().numpy()
+    keys = floats_of(keys)
     return keys if keys.dtype.kind == "f" else None

@@ -82,7 +82,8 @@ def instruction_tier() -> str:
 
 
 def block_sparse_attention(query: np.ndarray, ring_keys: np.ndarray, ring_values: np.ndarray, plan: Plan,
-                           scale: float, out: np.ndarray | None = None, isa: str | None = None) -> np.ndarray:
+                           scale: float, out: np.ndarray | None = None, isa: str | None = None,
+                           precision: str = "fp32") -> np.ndarray:
     """Attention of the current frame over the blocks of the ring that the plan lists.
 
         out[b, h, t] = sum_j softmax_j(scale * query[b, h, t] . ring_keys[b, h, j]) ring_values[b, h, j]
@@ -98,6 +99,8 @@ def block_sparse_attention(query: np.ndarray, ring_keys: np.ndarray, ring_values
     plan         for these B players; its arrays may have 1 in place of B and of H
     out          (B, H, T, D) float32 to write to, else a fresh array; overlaps no input
     isa          instruction tier; by default `instruction_tier()`. An engine asks once and passes it on.
+    precision    of both products: "fp32", "bf16", or "int8", for which keys and values are first brought into the
+                 form of an int8 ring: D int8 and the scale of the row
 
     The last axis must be contiguous, the others may be strided. Single-threaded; releases the
     interpreter's lock. Returns `out`. Raises `EngineError` when the kernels are not built or the
@@ -106,7 +109,7 @@ def block_sparse_attention(query: np.ndarray, ring_keys: np.ndarray, ring_values
     isa = instruction_tier() if isa is None else isa
     out = np.empty(query.shape, np.float32) if out is None else out
     _module().block_sparse_attention(query, ring_keys, ring_values, plan.block_index, plan.block_count,
-                                     plan.block_length, plan.block_tokens, scale, out, isa)
+                                     plan.block_length, plan.block_tokens, scale, out, isa, precision)
     return out
 
 

@@ -17,12 +17,12 @@ namespace {
 struct Precision {
     const char *name;
     int format;
-    bool static_scales, narrow_ring;
+    bool static_scales;
 };
-const Precision PRECISIONS[] = {
-    {"fp32", DREAMLOOP_F32, false, false},     {"bf16", DREAMLOOP_BF16, false, false},
-    {"int8", DREAMLOOP_I8, false, false},      {"int8-static", DREAMLOOP_I8, true, false},
-    {"int8-kv8", DREAMLOOP_I8, false, true},   {"int8-static-kv8", DREAMLOOP_I8, true, true}};
+const Precision PRECISIONS[] = {{"fp32", DREAMLOOP_F32, false},
+                                {"bf16", DREAMLOOP_BF16, false},
+                                {"int8", DREAMLOOP_I8, false},
+                                {"int8-static", DREAMLOOP_I8, true}};
 
 const Precision &precision_of(const std::string &name) {
     std::string known;
@@ -56,7 +56,7 @@ int dreamloop_open(const void *bytes, int64_t size, const dreamloop_options *opt
         auto made = std::make_unique<dreamloop_world>();
         const Precision &precision = precision_of(chosen.precision ? chosen.precision : PRECISIONS[0].name);
         made->precision = precision.format, made->precision_name = precision.name;
-        made->static_scales = precision.static_scales, made->narrow_ring = precision.narrow_ring;
+        made->static_scales = precision.static_scales;
         made->tier = chosen_tier(chosen.tier);
         made->kernels = dreamloop_tier_kernels(made->tier);
         dreamloop::load(*made, static_cast<const uint8_t *>(bytes), size);

@@ -1,4 +1,5 @@
-/* Block-sparse attention over the ring, one source for every instruction tier.
+/* Block-sparse attention over the ring in float32, one source for every instruction tier; attention_short.cpp is that of
+ * bf16 and int8.
  *
  *     out[b, h, t] = sum_j p_j value[b, h, j] / sum_j p_j
  *     p_j          = exp(scale * query[b, h, t] . key[b, h, j] - max over j)
@@ -8,7 +9,7 @@
  *
  * Order of work, for one head of one player:
  *     for each run of neighbouring query blocks that have the same list
- *         for each 64 keys of the list: gather them, transposed, into a tile (64 x D floats, in L1)
+ *         for each 64 keys of the list: gather them, turned over, into a tile (64 x D floats, in L1)
  *             for each 4 queries (AVX-512: 8): scores (4 x 64), online softmax, out = out * keep + p value
  * The values are read in place, through a pointer per token. Keys are gathered token by token, so short
  * blocks (20 tokens) fill a tile as well as long ones, and a tail that was never written is never
@@ -25,15 +26,13 @@
  *     avx512, eight queries at a time    2.2 ms   2.3 x    this processor runs 512 bits as two halves
  * With D = 64, T = 256: 19.1, 8.0 and 7.4 ms: avx2 2.4 x, avx512 2.6 x.
  */
-#include "kernels.h"
-#include "vectors.h"
+#include "tiles.h"
 
 enum {
     TAIL_WIDTH = WIDTH < 8 ? WIDTH : 8, /* what is left of D is a multiple of 8 floats */
     TILE_KEYS = DREAMLOOP_TILE_KEYS,
     TILE_QUERIES = WIDTH == 16 ? 8 : 4, /* two registers of sums each; AVX-512 has 32 registers, the others 16 */
-    CHUNK_QUERIES = 256,
-    AHEAD = 12 /* keys between the one that is turned over and the one that is asked for */
+    CHUNK_QUERIES = DREAMLOOP_CHUNK_QUERIES
 };
 
 typedef float vec4 __attribute__((vector_size(16)));
@@ -59,47 +58,28 @@ INLINE void product(const float *const *a, const float *const *rows, const float
         for (int n = 0; n < N; n++) store<V>(c[r] + offset + n * LANES, sum[r][n]);
 }
 
-/* Asks for a row before it is read: a ring of a few megabytes lies in the last cache. */
-INLINE void fetch(const float *row, int64_t head_size) {
-    for (int64_t d = 0; d < head_size; d += 16) __builtin_prefetch(row + d);
-}
-
 /* The keys that one tile holds: their rows in the ring, and their transpose. */
 typedef struct {
     int64_t count;
-    const float *key[TILE_KEYS], *value[TILE_KEYS];
-    float *wide; /* narrow only: (2, TILE_KEYS, D), keys and values of the tile as floats */
+    const char *key[TILE_KEYS];
+    const float *value[TILE_KEYS];
     float *transposed; /* (D, TILE_KEYS); columns from `count` on hold anything finite or not */
 } key_tile;
 
-/* A row of the ring in int8, with its scale behind it, as floats in `wide`. */
-INLINE const float *widened(const char *row, int64_t head_size, float *wide) {
-    float scale;
-    __builtin_memcpy(&scale, row + head_size, 4);
-    for (int64_t d = 0; d < head_size; d++) wide[d] = (float)(int8_t)row[d] * scale;
-    return wide;
-}
-
-/* tile->transposed[d][j] = key[j][d], four keys by four at a time. */
-static void transpose(key_tile *tile, int64_t head_size) {
-    for (int64_t j = 0; j < tile->count; j += 4) {
-        const float *row[4];
-        for (int i = 0; i < 4; i++) row[i] = tile->key[j + i < tile->count ? j + i : j];
-        for (int64_t i = j + AHEAD; i < j + AHEAD + 4 && i < tile->count; i++) fetch(tile->key[i], head_size);
-        for (int64_t d = 0; d < head_size; d += 4) {
-            const vec4 a = load<vec4>(row[0] + d), b = load<vec4>(row[1] + d);
-            const vec4 c = load<vec4>(row[2] + d), e = load<vec4>(row[3] + d);
-            const vec4 ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-            const vec4 ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-            const vec4 ce_low = __builtin_shufflevector(c, e, 0, 4, 1, 5);
-            const vec4 ce_high = __builtin_shufflevector(c, e, 2, 6, 3, 7);
-            float *to = tile->transposed + d * TILE_KEYS + j;
-            store<vec4>(to, __builtin_shufflevector(ab_low, ce_low, 0, 1, 4, 5));
-            store<vec4>(to + TILE_KEYS, __builtin_shufflevector(ab_low, ce_low, 2, 3, 6, 7));
-            store<vec4>(to + 2 * TILE_KEYS, __builtin_shufflevector(ab_high, ce_high, 0, 1, 4, 5));
-            store<vec4>(to + 3 * TILE_KEYS, __builtin_shufflevector(ab_high, ce_high, 2, 3, 6, 7));
-        }
+/* The next keys of a list into the tile; 0 when none is left. */
+static int64_t fill(const dreamloop_attention *call, const char *key, const char *value, walk_t *walk, key_tile *tile) {
+    int64_t row[TILE_KEYS];
+    tile->count = next_rows(walk, TILE_KEYS, row);
+    for (int64_t j = 0; j < tile->count; j++) {
+        tile->key[j] = row[j] < call->turned_rows ? (const char *)call->turned + 4 * row[j] * call->head_size
+                                                  : key + row[j] * call->key_stride[2];
+        tile->value[j] = (const float *)(value + row[j] * call->value_stride[2]);
+        fetch((const char *)tile->value[j], 4 * call->head_size);
     }
+    int64_t whole = tile->count;
+    for (; whole % TURNED_ROWS; whole++) tile->key[whole] = tile->key[tile->count - 1];
+    turn_rows(tile->key, whole, call->head_size, (char *)tile->transposed, 4 * TILE_KEYS);
+    return tile->count;
 }
 
 /* Scores of one query row become probabilities in place; *top and *total are its running maximum and
@@ -150,9 +130,8 @@ INLINE void attend(const dreamloop_attention *call, const key_tile *tile, const 
 }
 
 /* At most CHUNK_QUERIES query rows of one head against every tile of one list. */
-static void run_chunk(const dreamloop_attention *call, const float *query, const float *key, const float *value,
-                      float *out, int64_t tokens, const int32_t *list, int64_t listed, const int32_t *length,
-                      key_tile *tile) {
+static void run_chunk(const dreamloop_attention *call, const float *query, const char *key, const char *value,
+                      float *out, int64_t tokens, walk_t *walk, key_tile *tile) {
     const int64_t query_stride = call->query_stride[2], out_stride = call->out_stride[2];
     float top[CHUNK_QUERIES], total[CHUNK_QUERIES];
     for (int64_t t = 0; t < tokens; t++) {
@@ -160,31 +139,7 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
         total[t] = 0;
         for (int64_t d = 0; d < call->head_size; d++) out[t * out_stride + d] = 0;
     }
-    int64_t entry = 0, token = 0;
-    while (entry < listed) {
-        for (tile->count = 0; entry < listed && tile->count < TILE_KEYS;) {
-            if (token >= length[list[entry]]) {
-                entry++;
-                token = 0;
-                continue;
-            }
-            const int64_t row = list[entry] * call->block_tokens + token++;
-            const int turned = row < call->turned_rows;
-            if (turned) tile->key[tile->count] = call->turned + row * call->head_size;
-            if (call->narrow) {
-                float *wide = tile->wide + 2 * tile->count * call->head_size;
-                if (!turned)
-                    tile->key[tile->count] = widened((const char *)key + row * call->key_stride[2], call->head_size, wide);
-                tile->value[tile->count++] = widened((const char *)value + row * call->value_stride[2],
-                                                     call->head_size, wide + call->head_size);
-                continue;
-            }
-            if (!turned) tile->key[tile->count] = key + row * call->key_stride[2];
-            tile->value[tile->count++] = value + row * call->value_stride[2];
-            fetch(value + row * call->value_stride[2], call->head_size);
-        }
-        if (tile->count == 0) break;
-        transpose(tile, call->head_size);
+    while (fill(call, key, value, walk, tile)) {
         for (int64_t t = 0; t < tokens;) {
             const int64_t left = tokens - t;
             const int rows = left >= TILE_QUERIES ? TILE_QUERIES : left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -207,40 +162,11 @@ static void run_chunk(const dreamloop_attention *call, const float *query, const
     }
 }
 
-static int same_list(const int32_t *a, int64_t a_count, const int32_t *b, int64_t b_count) {
-    if (a_count != b_count) return 0;
-    for (int64_t i = 0; i < a_count; i++)
-        if (a[i] != b[i]) return 0;
-    return 1;
-}
-
 extern "C" void ENTRY(dreamloop_attention)(const dreamloop_attention *call, float *scratch) {
     key_tile tile;
     tile.transposed = scratch;
-    tile.wide = scratch + TILE_KEYS * call->head_size;
-    for (int64_t i = 0; i < call->head_size * TILE_KEYS; i++) scratch[i] = 0;
-    for (int64_t b = 0; b < call->batch; b++) {
-        const int32_t *length = call->block_length + (call->length_players > 1 ? b : 0) * call->key_blocks;
-        for (int64_t h = 0; h < call->heads; h++) {
-            const int64_t lists = ((call->list_players > 1 ? b : 0) * call->list_heads +
-                                   (call->list_heads > 1 ? h : 0)) * call->query_blocks;
-            const int32_t *index = call->block_index + lists * call->max_blocks, *count = call->block_count + lists;
-            const float *query = call->query + b * call->query_stride[0] + h * call->query_stride[1];
-            const float *key = call->key + b * call->key_stride[0] + h * call->key_stride[1];
-            const float *value = call->value + b * call->value_stride[0] + h * call->value_stride[1];
-            float *out = call->out + b * call->out_stride[0] + h * call->out_stride[1];
-            for (int64_t row = 0, next; row < call->query_blocks; row = next) {
-                const int32_t *list = index + row * call->max_blocks;
-                for (next = row + 1; next < call->query_blocks; next++)
-                    if (!same_list(list, count[row], index + next * call->max_blocks, count[next])) break;
-                int64_t end = next * call->block_tokens;
-                if (end > call->tokens) end = call->tokens;
-                for (int64_t t = row * call->block_tokens; t < end; t += CHUNK_QUERIES) {
-                    const int64_t tokens = end - t < CHUNK_QUERIES ? end - t : int64_t{CHUNK_QUERIES};
-                    run_chunk(call, query + t * call->query_stride[2], key, value, out + t * call->out_stride[2],
-                              tokens, list, count[row], length, &tile);
-                }
-            }
-        }
-    }
+    each_chunk(call, CHUNK_QUERIES, [&](const float *query, const char *key, const char *value, float *out,
+                                        int64_t tokens, walk_t *walk) {
+        run_chunk(call, query, key, value, out, tokens, walk, &tile);
+    });
 }

@@ -46,7 +46,7 @@ void choose_blocks(dreamloop_world &world, const dreamloop_pass_inputs &in, int6
     for (int64_t part = 0; part < parts; part++) {
         kernels.mean(fresh + part * block * d, length(part), d, mean);
         char *to = means + slot * slot_bytes + part * row;
-        if (world.narrow_ring) kernels.to_narrow(mean, 1, d, to);
+        if (narrow_ring(world)) kernels.to_narrow(mean, 1, d, to);
         else std::memcpy(to, mean, static_cast<size_t>(row));
     }
     for (int64_t part = 0; part < parts; part++) {
@@ -55,7 +55,7 @@ void choose_blocks(dreamloop_world &world, const dreamloop_pass_inputs &in, int6
         int32_t *to = chosen + part * most;
         std::copy_n(listed, kept, to);
         kernels.mean(call.query + part * block * d, length(part), d, mean);
-        kernels.scores(mean, d, means, row, slot_bytes, world.narrow_ring, listed + kept, rest, s.slot_blocks(), score);
+        kernels.scores(mean, d, means, row, slot_bytes, narrow_ring(world), listed + kept, rest, s.slot_blocks(), score);
         const int64_t best = std::min(rest, s.plan_top_blocks);
         highest_places(score, rest, best, to + kept);
         for (int64_t i = kept; i < kept + best; i++) to[i] = listed[kept + to[i]];

@@ -5,6 +5,7 @@ extern "C" {
 
 #define TIER(tier)                                                                                        \
     void dreamloop_attention_##tier(const dreamloop_attention *, float *);                                \
+    void dreamloop_attention_short_##tier(const dreamloop_attention *, float *);                          \
     void dreamloop_heads_##tier(const dreamloop_heads *);                                                 \
     void dreamloop_modulate_##tier(const float *, int64_t, const float *, const float *, float *);        \
     void dreamloop_to_bf16_##tier(const float *, int64_t, uint16_t *);                                    \
@@ -47,8 +48,9 @@ int dreamloop_tier_usable(int tier) {
 }
 
 #define KERNELS(width, tier, products)                                                                     \
-    {width, 2 * width, dreamloop_attention_##tier, dreamloop_product_##products, dreamloop_heads_##tier,   \
-     dreamloop_modulate_##tier, dreamloop_to_bf16_##tier, dreamloop_quantize_##tier,                       \
+    {width, 2 * width, dreamloop_attention_##tier, dreamloop_attention_short_##products,                   \
+     dreamloop_product_##products, dreamloop_heads_##tier, dreamloop_modulate_##tier,                      \
+     dreamloop_to_bf16_##tier, dreamloop_quantize_##tier,                                                  \
      dreamloop_highest_##tier, dreamloop_to_bytes_##tier, dreamloop_to_narrow_##tier,                      \
      dreamloop_from_narrow_##tier, dreamloop_mean_##tier, dreamloop_scores_##tier}
 

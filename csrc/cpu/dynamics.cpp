@@ -8,7 +8,8 @@
  * Seven phases a layer, nine in bf16 and int8. A row of a phase is one token; its arithmetic knows neither the batch
  * nor the thread. The four products of a block read their rows as float32, bf16, or int8 with a scale and a zero of the
  * row's own, made anew for every frame. With static scales whoever makes a row writes its bytes at once, and seven
- * phases are left. Sums, norms and attention are float32 in every precision; so is the ring, or int8 rows with a scale.
+ * phases are left. Sums, norms and softmax are float32 in every precision; so is the ring, but in int8, where a row has a
+ * scale behind it.
  */
 #include <algorithm>
 #include <chrono>
@@ -78,7 +79,7 @@ struct Pass {
         if (w.static_scales) buffer.narrow_up.at_least(rows * narrow_bytes);
         buffer.row_scale.at_least(rows), buffer.row_zero.at_least(rows);
         buffer.turned.at_least(heads * spec.sink_frames * spec.tokens_padded() * d);
-        buffer.scratch.at_least(heads * 3 * DREAMLOOP_TILE_KEYS * d);
+        buffer.scratch.at_least(heads * DREAMLOOP_SCRATCH_ROWS * (d + 32));
         buffer.fresh.at_least(heads * 2 * tokens * d);
         if (spec.plan_policy == TOP_K) {
             const int64_t most = spec.slots() * spec.blocks();
@@ -216,21 +217,22 @@ struct Pass {
         world.kernels->to_narrow(fresh + tokens * d, tokens, d, values);
     }
 
-    /* The sinks' keys as floats, turned to their time at this pass, into `turned`. */
-    void turn_sinks(int64_t b, const char *keys, float *turned) {
+    /* The sinks' keys, turned to their time at this pass, into `turned` as rows of the ring; scratch: D floats. */
+    void turn_sinks(int64_t b, const char *keys, char *turned, float *scratch) {
         const int64_t d = spec.head_size(), half = d / 2, row = row_bytes(world), slot_tokens = spec.tokens_padded();
         for (int64_t sink = 0; sink < spec.sink_frames; sink++) {
             const float *cosine = in.sink_cosine + (b * spec.sink_frames + sink) * half;
             const float *sine = in.sink_sine + (b * spec.sink_frames + sink) * half;
             for (int64_t t = sink * slot_tokens; t < (sink + 1) * slot_tokens; t++) {
-                float *to = turned + t * d;
-                if (world.narrow_ring) world.kernels->from_narrow(keys + t * row, d, to);
+                float *to = narrow_ring(world) ? scratch : reinterpret_cast<float *>(turned + t * row);
+                if (narrow_ring(world)) world.kernels->from_narrow(keys + t * row, d, to);
                 else std::memcpy(to, keys + t * row, static_cast<size_t>(row));
                 for (int64_t i = 0; i < half; i++) {
                     const float first = to[i], second = to[half + i];
                     to[i] = first * cosine[i] - second * sine[i];
                     to[half + i] = first * sine[i] + second * cosine[i];
                 }
+                if (narrow_ring(world)) world.kernels->to_narrow(to, 1, d, turned + t * row);
             }
         }
     }
@@ -252,12 +254,13 @@ struct Pass {
         heads.cosine = in.cosine + angles, heads.sine = in.sine + angles;
         heads.store_cosine = in.store_cosine + angles, heads.store_sine = in.store_sine + angles;
         heads.query = buffer.query.get() + task * tokens * d;
-        heads.key = world.narrow_ring ? fresh : reinterpret_cast<float *>(keys + own);
-        heads.value = world.narrow_ring ? fresh + tokens * d : reinterpret_cast<float *>(values + own);
+        heads.key = narrow_ring(world) ? fresh : reinterpret_cast<float *>(keys + own);
+        heads.value = narrow_ring(world) ? fresh + tokens * d : reinterpret_cast<float *>(values + own);
         world.kernels->heads(&heads);
-        if (world.narrow_ring) to_ring(fresh, keys + own, values + own);
-        float *turned = buffer.turned.get() + task * spec.sink_frames * slot_tokens * d;
-        turn_sinks(b, keys, turned);
+        if (narrow_ring(world)) to_ring(fresh, keys + own, values + own);
+        float *scratch = buffer.scratch.get() + task * DREAMLOOP_SCRATCH_ROWS * (d + 32);
+        char *turned = reinterpret_cast<char *>(buffer.turned.get() + task * spec.sink_frames * slot_tokens * d);
+        turn_sinks(b, keys, turned, scratch);
 
         dreamloop_attention call{};
         call.batch = call.heads = call.list_players = call.list_heads = call.length_players = 1;
@@ -268,14 +271,13 @@ struct Pass {
             ((in.list_players > 1 ? b : 0) * in.list_heads + (in.list_heads > 1 ? head : 0)) * call.query_blocks;
         call.block_index = in.block_index + list * in.max_blocks, call.block_count = in.block_count + list;
         call.block_length = in.block_length + (in.length_players > 1 ? b : 0) * call.key_blocks;
-        call.query = heads.query, call.narrow = world.narrow_ring;
-        call.key = reinterpret_cast<const float *>(keys), call.value = reinterpret_cast<const float *>(values);
+        call.query = heads.query, call.format = format, call.key = keys, call.value = values;
         call.turned = turned, call.turned_rows = spec.sink_frames * slot_tokens;
         float *out = buffer.attended.get() + b * tokens * width + head * d;
         call.out = out, call.query_stride[2] = d, call.out_stride[2] = width;
-        call.key_stride[2] = call.value_stride[2] = world.narrow_ring ? row : d;
+        call.key_stride[2] = call.value_stride[2] = row;
         if (spec.plan_policy == TOP_K) choose_blocks(world, in, task, list, heads.key, in.slot[b], keys, call);
-        world.kernels->attention(&call, buffer.scratch.get() + task * 3 * DREAMLOOP_TILE_KEYS * d);
+        (format == DREAMLOOP_F32 ? world.kernels->attention : world.kernels->attention_short)(&call, scratch);
         if (const auto *range = range_of(layer, OUT_INPUT))
             for (int64_t t = 0; t < tokens; t++)
                 world.kernels->to_bytes(out + t * width, d, range->inverse, static_cast<float>(range->zero),

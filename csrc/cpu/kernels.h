@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Instruction tiers, slowest first. Each is the same source compiled with other flags. `avx512` needs the F, VL,
- * DQ and BW parts; `avx512vnni` VNNI and BF16 besides, and differs in the products of int8 and bf16 alone. */
+ * DQ and BW parts; `avx512vnni` VNNI and BF16 besides, and differs in the products and the attention of int8 and bf16. */
 enum { DREAMLOOP_PORTABLE, DREAMLOOP_AVX2, DREAMLOOP_AVX512, DREAMLOOP_AVX512VNNI, DREAMLOOP_TIERS };
 
 /* What activations and weights of a product are. */
@@ -24,10 +24,10 @@ enum { DREAMLOOP_F32, DREAMLOOP_BF16, DREAMLOOP_I8 };
 /* Block-sparse attention of B players over one layer of the ring; formula in attention.cpp.
  *
  * query, out   (B, H, T, D) float32                       stride: in floats, of B, H and T; that of D is 1
- * key, value   (B, H, key_blocks * block_tokens, D) float32
- * narrow       0, or 1: rows of key and value are D int8 and then their float32 scale, strides in bytes
+ * key, value   (B, H, key_blocks * block_tokens, D) float32; strides in bytes
+ * format       of the two products. In int8 the rows of key and value are D int8 and then their float32 scale
  * turned       NULL, or keys (turned_rows, D) contiguous that stand in for the first `turned_rows` keys: sinks,
- *              turned to their time at this pass; only where B = H = 1
+ *              turned to their time at this pass, rows as those of key; only where B = H = 1
  * block_index  (B or 1, H or 1, query_blocks, max_blocks) int32, contiguous: blocks in 0 .. key_blocks - 1
  * block_count  (B or 1, H or 1, query_blocks) int32, contiguous: entries used, 1 .. max_blocks
  * block_length (B or 1, key_blocks) int32, contiguous: written tokens, 0 .. block_tokens
@@ -38,17 +38,19 @@ typedef struct {
     int64_t batch, heads, tokens, head_size; /* B, H, T, D; D a multiple of 8 */
     int64_t block_tokens, key_blocks, query_blocks, max_blocks;
     int64_t list_players, list_heads, length_players; /* the leading sizes of the lists: 1 or B, 1 or H, 1 or B */
-    const float *query, *key, *value, *turned;
+    int format;
+    const float *query;
+    const void *key, *value, *turned;
     float *out;
     int64_t turned_rows;
-    int narrow;
     int64_t query_stride[3], key_stride[3], value_stride[3], out_stride[3];
     const int32_t *block_index, *block_count, *block_length;
     float scale;
 } dreamloop_attention;
 
-/* Keys that are gathered at a time; an attention needs 3 * DREAMLOOP_TILE_KEYS * D floats of scratch. */
-enum { DREAMLOOP_TILE_KEYS = 64 };
+/* Keys that are gathered at a time (twice as many in int8), and queries that a gathered tile serves. An attention needs
+ * DREAMLOOP_SCRATCH_ROWS * (D + 32) floats of scratch. */
+enum { DREAMLOOP_TILE_KEYS = 64, DREAMLOOP_CHUNK_QUERIES = 512, DREAMLOOP_SCRATCH_ROWS = 352 };
 
 /* What a product does to its sums before it writes them. */
 enum { DREAMLOOP_PLAIN, DREAMLOOP_SILU, DREAMLOOP_GELU };
@@ -98,7 +100,8 @@ typedef struct {
 /* One tier. width: floats in a register; panel: columns of packed weights that lie together, 2 * width. */
 typedef struct {
     int64_t width, panel;
-    void (*attention)(const dreamloop_attention *call, float *scratch);
+    void (*attention)(const dreamloop_attention *call, float *scratch);       /* of float32 */
+    void (*attention_short)(const dreamloop_attention *call, float *scratch); /* of bf16 and int8 */
     /* rows first .. last - 1 of the panels first_panel .. last_panel - 1 */
     void (*product)(const dreamloop_product *call, int64_t first, int64_t last, int64_t first_panel,
                     int64_t last_panel);

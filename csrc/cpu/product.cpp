@@ -16,21 +16,15 @@
  * whatever R is, so a row has the same bits in any batch, on any number of threads.
  *
  *     f32    sum += a w
- *     bf16   sum += a1 w1, then sum += a0 w0, each rounded to float32; products of two bf16 are exact, so the
- *            instruction (vdpbf16ps) and its stand-in agree, but for denormal numbers, which the instruction drops
- *     int8   u8 by s8 into int32, exact: the instruction (vpdpbusd) and its stand-in agree. GCC 12 spills the sums
- *            of that intrinsic at -O2, so four of them are one asm statement.
+ *     bf16, int8   as dots.h says; the instructions and their stand-ins agree
  */
-#include "kernels.h"
-#include "vectors.h"
+#include "dots.h"
 
-#if defined(__AVX512BF16__) || defined(__AVX2__) || defined(__SSE2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h> /* the portable tier's registers of 4 floats are NEON there */
-#endif
-
-enum : int64_t { TILE_ROWS = WIDTH == 16 ? 10 : 6, PANEL = 2 * WIDTH };
+enum : int64_t {
+    TILE_ROWS = WIDTH == 16 ? 10 : 6,
+    PANEL = 2 * WIDTH,
+    AHEAD = 2048 /* bytes between the weights that are multiplied and those that are asked for: of the next panel, too */
+};
 
 typedef dreamloop_product call_t;
 
@@ -53,93 +47,17 @@ template <int R, int N> INLINE void sum_f32(const call_t *call, const char *cons
         for (int n = 0; n < N; n++) out[r * 2 + n] = sum[r][n];
 }
 
-template <int R, int N>
-INLINE void sum_bf16(const call_t *call, const char *const *row, const char *weights, vec *out) {
-    vec sum[R][N] = {};
-    const char *w = weights;
+/* bf16 and int8: dots.h */
+template <int FORMAT, int R, int N>
+INLINE void sum_short(const call_t *call, const char *const *row, const char *weights, vec *out) {
+    typename dots_of<FORMAT>::sums sum[R][N] = {};
+    const int64_t item = FORMAT == DREAMLOOP_BF16 ? 2 : 1;
     for (int64_t p = 0; p < call->tap_count; p++) {
         const char *a[R];
-        for (int r = 0; r < R; r++) a[r] = row[r] + 2 * call->taps[p];
-        for (int64_t k = 0; k < 2 * call->depth; k += 4, w += N * 4 * WIDTH) {
-            uvec b[N];
-            for (int n = 0; n < N; n++) b[n] = load<uvec>(w + 4 * n * WIDTH);
-            for (int r = 0; r < R; r++) {
-                const uvec pair = uvec{} + load<uint32_t>(a[r] + k);
-#ifdef __AVX512BF16__
-                for (int n = 0; n < N; n++)
-                    sum[r][n] = (vec)_mm512_dpbf16_ps((__m512)sum[r][n], (__m512bh)pair, (__m512bh)b[n]);
-#else
-                for (int n = 0; n < N; n++) sum[r][n] += (vec)(pair & 0xffff0000u) * (vec)(b[n] & 0xffff0000u);
-                for (int n = 0; n < N; n++) sum[r][n] += (vec)(pair << 16) * (vec)(b[n] << 16);
-#endif
-            }
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int n = 0; n < N; n++) out[r * 2 + n] = sum[r][n];
-}
-
-#ifndef __AVX512VNNI__
-/* sum of products of neighbouring int16 into int32 lanes */
-INLINE ivec multiply_pairs(ivec a, ivec b) {
-#if defined(__AVX512BW__)
-    return (ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-    return (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__SSE2__)
-    return (ivec)_mm_madd_epi16((__m128i)a, (__m128i)b);
-#elif defined(__aarch64__)
-    const int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
-    return (ivec)vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
-#else
-    return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
-#endif
-}
-#endif
-
-template <int R, int N> INLINE void sum_i8(const call_t *call, const char *const *row, const char *weights, vec *out) {
-    ivec sum[R][N] = {};
-    const char *w = weights;
-    for (int64_t p = 0; p < call->tap_count; p++) {
-        const char *a[R];
-        for (int r = 0; r < R; r++) a[r] = row[r] + call->taps[p];
-        for (int64_t k = 0; k < call->depth; k += 4, w += N * 4 * WIDTH) {
-            ivec b[N];
-            for (int n = 0; n < N; n++) b[n] = load<ivec>(w + 4 * n * WIDTH);
-#ifdef __AVX512VNNI__
-            for (int r = 0; r < R; r += 2) {
-                const int s = r + 1 < R ? r + 1 : r; /* an odd last row stands alone */
-                const ivec a0 = ivec{} + load<int32_t>(a[r] + k), a1 = ivec{} + load<int32_t>(a[s] + k);
-                /* through copies: an asm operand that lies in an array would keep the array in memory */
-                ivec c0 = sum[r][0], c1 = sum[r][N - 1], c2 = sum[s][0], c3 = sum[s][N - 1];
-                if (N == 2 && s > r)
-                    __asm__("vpdpbusd %4, %6, %0\n\tvpdpbusd %5, %6, %1\n\tvpdpbusd %4, %7, %2\n\tvpdpbusd %5, %7, %3"
-                            : "+&v"(c0), "+&v"(c1), "+&v"(c2), "+&v"(c3) : "v"(b[0]), "v"(b[N - 1]), "v"(a0), "v"(a1));
-                else if (N == 2)
-                    __asm__("vpdpbusd %2, %4, %0\n\tvpdpbusd %3, %4, %1"
-                            : "+&v"(c0), "+&v"(c1) : "v"(b[0]), "v"(b[N - 1]), "v"(a0));
-                else if (s > r)
-                    __asm__("vpdpbusd %2, %3, %0\n\tvpdpbusd %2, %4, %1"
-                            : "+&v"(c0), "+&v"(c2) : "v"(b[0]), "v"(a0), "v"(a1));
-                else
-                    __asm__("vpdpbusd %1, %2, %0" : "+v"(c0) : "v"(b[0]), "v"(a0));
-                if (s > r) sum[s][N - 1] = c3, sum[s][0] = c2;
-                if (N == 2) sum[r][N - 1] = c1;
-                sum[r][0] = c0;
-            }
-#else
-            /* bytes 0 and 2, then 1 and 3 of each lane, widened to int16 */
-            typedef int16_t short_vec __attribute__((vector_size(4 * DREAMLOOP_WIDTH)));
-            ivec even[N], odd[N];
-            for (int n = 0; n < N; n++)
-                even[n] = (ivec)((short_vec)b[n] << 8 >> 8), odd[n] = (ivec)((short_vec)b[n] >> 8);
-            for (int r = 0; r < R; r++) {
-                const uvec lane = uvec{} + load<uint32_t>(a[r] + k);
-                const ivec a_even = (ivec)(lane & 0x00ff00ffu), a_odd = (ivec)((lane >> 8) & 0x00ff00ffu);
-                for (int n = 0; n < N; n++)
-                    sum[r][n] += multiply_pairs(a_even, even[n]) + multiply_pairs(a_odd, odd[n]);
-            }
-#endif
+        for (int r = 0; r < R; r++) a[r] = row[r] + item * call->taps[p];
+        for (int64_t k = 0; k < item * call->depth; k += 4, weights += N * 4 * WIDTH) {
+            for (int n = 0; n < N; n++) __builtin_prefetch(weights + AHEAD + 4 * n * WIDTH);
+            add_dots<FORMAT, R, N>(a, k, weights, sum);
         }
     }
     for (int r = 0; r < R; r++)
@@ -149,8 +67,8 @@ template <int R, int N> INLINE void sum_i8(const call_t *call, const char *const
 template <int R, int N>
 INLINE void sum_tile(const call_t *call, const char *const *row, const char *weights, vec *out) {
     if (call->format == DREAMLOOP_F32) sum_f32<R, N>(call, row, weights, out);
-    else if (call->format == DREAMLOOP_BF16) sum_bf16<R, N>(call, row, weights, out);
-    else sum_i8<R, N>(call, row, weights, out);
+    else if (call->format == DREAMLOOP_BF16) sum_short<DREAMLOOP_BF16, R, N>(call, row, weights, out);
+    else sum_short<DREAMLOOP_I8, R, N>(call, row, weights, out);
 }
 
 template <int R, int N> static void sums(int rows, const call_t *call, const char *const *row, const char *weights,

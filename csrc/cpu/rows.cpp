@@ -46,10 +46,13 @@ INLINE void turned(const float *x, const float *weight, int64_t head_size, const
                    float *out) {
     const float norm = norm_of(x, head_size);
     const int64_t pairs = head_size / 2;
-    for (int64_t i = 0; i < pairs; i++) {
-        const float a = x[i] * norm * weight[i], b = x[i + pairs] * norm * weight[i + pairs];
-        out[i] = a * cosine[i] - b * sine[i];
-        out[i + pairs] = a * sine[i] + b * cosine[i];
+    for (int64_t i = 0; i < pairs; i += WIDTH) {
+        const int64_t count = pairs - i;
+        const vec a = load_part(x + i, count) * norm * load_part(weight + i, count);
+        const vec b = load_part(x + pairs + i, count) * norm * load_part(weight + pairs + i, count);
+        const vec cos = load_part(cosine + i, count), sin = load_part(sine + i, count);
+        store_part(out + i, a * cos - b * sin, count);
+        store_part(out + pairs + i, a * sin + b * cos, count);
     }
 }
 
@@ -108,20 +111,24 @@ extern "C" void ENTRY(dreamloop_to_bytes)(const float *x, int64_t count, float i
         store_bytes(out + i, load_part(x + i, count - i) * inverse + zero, count - i);
 }
 
-/* Loops over single values: the compiler makes vectors of them, and a head has few. */
 extern "C" void ENTRY(dreamloop_to_narrow)(const float *x, int64_t rows, int64_t count, char *out) {
+    typedef int8_t byte_vec __attribute__((vector_size(DREAMLOOP_WIDTH)));
     for (int64_t row = 0; row < rows; row++, x += count, out += count + 4) {
-        float largest = 0, poison = 0;
-        for (int64_t i = 0; i < count; i++) {
-            const float size = __builtin_fabsf(x[i]);
-            largest = size > largest ? size : largest;
-            poison += x[i] * 0.0f; /* NaN where a value is not finite */
+        vec high = vec{}, nothing = vec{};
+        for (int64_t i = 0; i < count; i += WIDTH) {
+            const vec part = load_part(x + i, count - i), size = part < 0.0f ? -part : part;
+            high = size > high ? size : high;
+            nothing += part * 0.0f; /* NaN where a value is not finite */
         }
+        const float largest = highest_lane(high), poison = sum_of_lanes(nothing);
         const float scale = largest / 127.0f + poison;
         const float inverse = largest > 0 && poison == 0 ? 127.0f / largest : 0.0f;
-        for (int64_t i = 0; i < count; i++) {
-            const float level = poison == 0 ? x[i] * inverse : 0.0f;
-            out[i] = (char)(int8_t)((level + 12582912.0f) - 12582912.0f); /* to the nearest */
+        for (int64_t i = 0; i < count; i += WIDTH) {
+            vec level = load_part(x + i, count - i) * inverse;
+            level = level == level ? level : vec{};
+            const ivec whole = __builtin_convertvector((level + 12582912.0f) - 12582912.0f, ivec); /* to the nearest */
+            const byte_vec bytes = __builtin_convertvector(whole, byte_vec);
+            __builtin_memcpy(out + i, &bytes, (uint64_t)(count - i < WIDTH ? count - i : int64_t{WIDTH}));
         }
         __builtin_memcpy(out + count, &scale, 4);
     }

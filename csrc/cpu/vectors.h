@@ -13,6 +13,10 @@
 #error "CMakeLists.txt gives each tier DREAMLOOP_WIDTH (floats in a register) and DREAMLOOP_TIER (its name)"
 #endif
 
+#if DREAMLOOP_WIDTH == 16
+#include <immintrin.h>
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define DREAMLOOP_JOIN2(a, b) a##_##b
 #define DREAMLOOP_JOIN(a, b) DREAMLOOP_JOIN2(a, b)
@@ -46,6 +50,24 @@ INLINE void store_part(float *to, vec value, int64_t count) {
     __builtin_memcpy(to, &value, (uint64_t)count * 4);
 }
 
+/* The highest lane; the sum of all, first lanes 4 apart, then those that are left. */
+INLINE float highest_lane(vec x) {
+    typedef float vec4 __attribute__((vector_size(16)));
+    vec4 four[WIDTH / 4];
+    __builtin_memcpy(four, &x, sizeof x);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] = four[i] > four[0] ? four[i] : four[0];
+    const float a = four[0][0] > four[0][1] ? four[0][0] : four[0][1], b = four[0][2] > four[0][3] ? four[0][2] : four[0][3];
+    return a > b ? a : b;
+}
+
+INLINE float sum_of_lanes(vec x) {
+    typedef float vec4 __attribute__((vector_size(16)));
+    vec4 four[WIDTH / 4];
+    __builtin_memcpy(four, &x, sizeof x);
+    for (int i = 1; i < WIDTH / 4; i++) four[0] += four[i];
+    return (four[0][0] + four[0][1]) + (four[0][2] + four[0][3]);
+}
+
 /* exp(x) for x <= 0, from -87 down taken as exp(-87); NaN gives NaN. Cephes' polynomial (Moshier),
  * relative error 2e-7; good up to x = 88 as well. */
 INLINE vec exponential(vec x) {
@@ -64,6 +86,24 @@ INLINE vec exponential(vec x) {
     return y * (vec)power; /* a product, not a sum of exponents: it keeps NaN */
 }
 
+/* 2^x for x <= 0, or a little above, relative error 1.1e-4; 0 or 2^-126 far below; NaN gives NaN. */
+INLINE vec power_of_two(vec x) {
+#if DREAMLOOP_WIDTH == 16
+    const vec r = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#else
+    const float round_to_integer = 12582912.0f; /* 1.5 * 2^23: adding it leaves an integer in the low bits */
+    x = x < -126.0f ? vec{} - 126.0f : x;
+    const vec shifted = (x - 0.5f) + round_to_integer;
+    const vec r = x - (shifted - round_to_integer);
+#endif
+    const vec y = ((r * 0.07826796f + 0.2263077f) * r + 0.69542434f) * r + 1.0f;
+#if DREAMLOOP_WIDTH == 16
+    return (vec)_mm512_scalef_ps((__m512)y, (__m512)x); /* by 2^floor(x) */
+#else
+    return y * (vec)(((uvec)shifted << 23) + 0x3f800000u);
+#endif
+}
+
 /* x / (1 + exp(-x)) */
 INLINE vec silu(vec x) {
     const vec power = -x;
@@ -76,13 +116,16 @@ INLINE vec gelu_tanh(vec x) {
     return x / (exponential(power > 88.0f ? vec{} + 88.0f : power) + 1.0f);
 }
 
-/* bfloat16 is the upper half of a float: nearest, ties to even; NaN stays NaN. `count` of them, WIDTH at most. */
+/* bfloat16 is the upper half of a float: nearest, ties to even; NaN stays NaN. What the lower half holds is left over. */
+INLINE uvec bf16_bits(vec value) {
+    const uvec bits = (uvec)value;
+    return value == value ? bits + 0x7fffu + ((bits >> 16) & 1u) : bits | 0x400000u;
+}
+
+/* `count` of them, WIDTH at most. */
 INLINE void store_bf16(uint16_t *to, vec value, int64_t count) {
     typedef uint16_t half_vec __attribute__((vector_size(2 * DREAMLOOP_WIDTH)));
-    const uvec bits = (uvec)value;
-    const uvec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const uvec kept = value == value ? rounded : (bits >> 16) | 0x40u;
-    const half_vec halves = __builtin_convertvector(kept, half_vec);
+    const half_vec halves = __builtin_convertvector(bf16_bits(value) >> 16, half_vec);
     __builtin_memcpy(to, &halves, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}) * 2);
 }
 

@@ -197,7 +197,7 @@ struct PassBuffers {
 struct dreamloop_world {
     dreamloop::Spec spec;
     int tier = 0, precision = DREAMLOOP_F32; /* precision: the format of the products */
-    bool static_scales = false, narrow_ring = false;
+    bool static_scales = false;
     const char *precision_name = "fp32";
     double operation_seconds[DREAMLOOP_OPERATIONS] = {}; /* of the last pass */
     const dreamloop_kernels *kernels = nullptr;
@@ -232,9 +232,10 @@ void choose_blocks(dreamloop_world &world, const dreamloop_pass_inputs &in, int6
 /* calibrate.cpp: plays the world by itself and fixes the ranges of int8. */
 void calibrate(dreamloop_world &world);
 
-/* Bytes of one row of the ring: D floats, or D int8 and the float32 scale of the row. */
+/* Bytes of one row of the ring: D floats, or, in int8, D int8 and the float32 scale of the row. */
+inline bool narrow_ring(const dreamloop_world &world) { return world.precision == DREAMLOOP_I8; }
 inline int64_t row_bytes(const dreamloop_world &world) {
-    return world.narrow_ring ? world.spec.head_size() + 4 : 4 * world.spec.head_size();
+    return narrow_ring(world) ? world.spec.head_size() + 4 : 4 * world.spec.head_size();
 }
 
 /* limit.cpp: operations a second of products in `format`, on all threads of the world. */

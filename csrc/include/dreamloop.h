@@ -34,8 +34,7 @@ typedef struct dreamloop_world dreamloop_world;
 /* Zeros stand for the default. threads: 1 to 64, by default 2, or 1 where there is one core; tier: "portable",
  * "avx2", "avx512", "avx512vnni", by default the environment variable DREAMLOOP_ISA, else the fastest that runs
  * here; precision: "fp32" (default), "bf16", "int8"; "int8-static" plays the world by itself when it is opened and keeps
- * the scales that it finds there, instead of making them anew at every frame; "int8-kv8" has keys and values in int8;
- * "int8-static-kv8" both. */
+ * the scales that it finds there, instead of making them anew at every frame. */
 typedef struct {
     int threads;
     const char *tier;
@@ -56,7 +55,7 @@ typedef struct {
     int64_t latent_channels, latent_height, latent_width;
     int64_t layers, heads, head_size, tokens, slots, tokens_padded, block_tokens, query_blocks, sink_frames, passes;
     int64_t top_blocks;     /* above 0: the plan is top_k */
-    int64_t ring_row_bytes; /* 4 D; with keys and values in int8, D + 4 */
+    int64_t ring_row_bytes; /* 4 D; in int8, D + 4 */
     double fps;
     int threads;
     const char *tier, *precision;

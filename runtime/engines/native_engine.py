@@ -5,13 +5,12 @@ every engine; the kernels read and write the State's ring in place. A frame has 
 number of threads and any batch size; another instruction tier rounds differently in the last bits.
 
     fp32   everything in float32
-    bf16   the products of the blocks and the decoder's 3x3 convolutions, with sums in float32
+    bf16   the products of the blocks, attention and the decoder's 3x3 convolutions, with sums and softmax in float32
     int8   the same in int8: weights per output channel; activations anew at every frame, per token in the
-           blocks and per picture in the decoder
+           blocks and per picture in the decoder; keys and values lie in the ring as int8 with a scale for every row,
+           in little more than a quarter of the room
     int8-static      int8 with scales that are found once, when the engine is opened, in rollouts that the world plays
                      by itself: 96 frames deep from its first start, 16 from others
-    int8-kv8         int8, and keys and values in int8 with a scale for every row: a ring of a quarter of the size
-    int8-static-kv8  both
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from dreamloop.runtime.engines.base import State, empty_state
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
 MOST_THREADS = 64
-PRECISIONS = ("fp32", "bf16", "int8", "int8-static", "int8-kv8", "int8-static-kv8")
+PRECISIONS = ("fp32", "bf16", "int8", "int8-static")
 
 
 class NativeEngine:
@@ -57,7 +56,7 @@ class NativeEngine:
         return empty_state(self.world.spec, ring, batch)
 
     def load_ring(self, state: State, ring: np.ndarray) -> None:
-        """Give a state the keys and values of a float ring, as another engine keeps them."""
+        """Give a state the keys and values of a float ring, as another engine keeps them; `floats_of` is the inverse."""
         if state.ring.dtype == np.float32:
             state.ring[...] = ring
             return
@@ -105,6 +104,11 @@ class NativeEngine:
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name, **self._native.describe(), "device": "cpu"}
+
+
+def floats_of(rows: np.ndarray) -> np.ndarray:
+    """Any part of a ring, (..., D) float32, or (..., D + 4) int8 with the scale of each row behind it, as floats."""
+    return rows if rows.dtype != np.int8 else rows[..., :-4] * np.ascontiguousarray(rows[..., -4:]).view(np.float32)
 
 
 def _cores() -> int:

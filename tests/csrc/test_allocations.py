@@ -45,7 +45,7 @@ def counted(counting: Path, file: Path, precision: str, frames: int, threads: in
     return int(words[0]), int(words[2])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int8-static-kv8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int8-static"])
 def test_no_memory_is_taken_after_the_first_frame(counting: Path, tmp_path: Path, precision: str) -> None:
     """Past every wrap-around of the ring, with noise, plan and angles made in C as well."""
     for name, overrides in WORLDS.items():

@@ -17,6 +17,7 @@ from dreamloop.models.core.spec import DynamicsSpec, MemorySpec, PlanSpec
 from dreamloop.models.core.world import World
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.runtime.engines.base import Engine, State
+from dreamloop.runtime.engines.native_engine import NativeEngine, floats_of
 from dreamloop.runtime.engines.torch_engine import TorchEngine
 
 FRAMES = 40  # past every wrap-around and past `max_age`
@@ -57,16 +58,18 @@ class Trajectory:
 
 
 def ring_of(state: State) -> np.ndarray:
-    """The ring as numpy, (L, 2, B, H, S * Tp, D), shared with the state or a copy."""
+    """The ring as numpy floats, (L, 2, B, H, S * Tp, D), shared with the state or a copy."""
     if isinstance(state.ring, np.ndarray):
-        return state.ring
+        return floats_of(state.ring)
     return (state.ring.float() if state.ring.dtype == torch.bfloat16 else state.ring).cpu().numpy()
 
 
 def moved(engine: Engine, state: State) -> State:
     """A copy of a state of any engine, as a state of `engine`."""
     copy = engine.new_state(state.batch)
-    if isinstance(copy.ring, np.ndarray):
+    if isinstance(engine, NativeEngine):
+        engine.load_ring(copy, ring_of(state))
+    elif isinstance(copy.ring, np.ndarray):
         copy.ring[...] = ring_of(state)
     else:
         copy.ring.copy_(torch.from_numpy(ring_of(state)))
@@ -77,11 +80,10 @@ def moved(engine: Engine, state: State) -> State:
 def joined(engine: Engine, states: list[State]) -> State:
     """Several states as one batch of players."""
     whole = engine.new_state(sum(state.batch for state in states))
-    ring = np.concatenate([ring_of(state) for state in states], axis=2)
     if isinstance(whole.ring, np.ndarray):
-        whole.ring[...] = ring
+        whole.ring[...] = np.concatenate([state.ring for state in states], axis=2)
     else:
-        whole.ring.copy_(torch.from_numpy(ring))
+        whole.ring.copy_(torch.from_numpy(np.concatenate([ring_of(state) for state in states], axis=2)))
     whole.latent = np.concatenate([state.latent for state in states])
     whole.frame = np.concatenate([state.frame for state in states])
     whole.seed = np.concatenate([state.seed for state in states])

@@ -28,7 +28,7 @@ from dreamloop.runtime import (
 from dreamloop.runtime.engines.base import Engine
 
 KEYS = {"p50_ms", "p95_ms", "p99_ms", "fps", "error_vs_oracle", "ratio", "dynamics_ms", "decode_ms"}
-SMALL = ("native-fp32", "native-int8-kv8", "torch-eager-fp32", "onnxruntime-fp32", "onnxruntime-int8")
+SMALL = ("native-fp32", "native-int8", "torch-eager-fp32", "onnxruntime-fp32", "onnxruntime-int8")
 EXPECTED = [name for name in SMALL if not (name.startswith("native") and kernels.available())]
 
 

@@ -72,6 +72,16 @@ def test_a_healthy_dream_raises_no_alarm(world: World, engine: Engine) -> None:
         assert monitor.values["canary"] == 0
 
 
+@pytest.mark.skipif("native" not in AVAILABLE, reason="the kernels are not built")
+def test_keys_in_int8_are_watched_as_well(world: World) -> None:
+    with Session(world, "native", "int8") as session:
+        monitor = DriftMonitor(session.engine)
+        loop, _ = looped(session, monitor)
+        assert [shown.alarms for shown in loop.frames(HEALTHY_FRAMES)] == [()] * HEALTHY_FRAMES
+        exact = np.sqrt(session.world.spec.dynamics.head_size)
+        assert 0.3 * exact < monitor.values["key_norm"] < 3 * exact
+
+
 def test_a_world_that_does_drift_is_noticed(tmp_path: Path) -> None:
     """The plain tiny world: its latents walk away from its start frames."""
     with Session(tiny_world(tmp_path), "onnxruntime", threads=1) as session:
