@@ -66,7 +66,6 @@ if __name__ == "__main__":
         packages=list(packages),
         package_dir=packages,
         package_data={"dreamloop.models": ["zoo/**/*"]},
-        include_package_data=False,  # what MANIFEST.in names is for the sources; the zoo is data, no package
         ext_modules=[Extension("dreamloop.runtime._kernels", [], optional=True)],
         cmdclass={"build_ext": BuildKernels},
     )

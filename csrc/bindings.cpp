@@ -386,7 +386,6 @@ private:
 
 PYBIND11_MODULE(_kernels, module) {
     module.doc() = "Compiled kernels; use them through dreamloop.runtime.kernels.";
-    module.attr("sources") = DREAMLOOP_SOURCES; /* hash of csrc/, see CMakeLists.txt */
     module.def("usable_tiers", &usable_tiers, "Instruction tiers that run here, slowest first.");
     module.def("block_sparse_attention", &block_sparse_attention, py::arg("query").noconvert(),
                py::arg("key").noconvert(), py::arg("value").noconvert(), py::arg("block_index").noconvert(),

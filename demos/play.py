@@ -54,7 +54,6 @@ class PlayOptions:
 
     engine: str = "auto"
     precision: str | None = None
-    form: str | None = None
     threads: int | None = None
     seed: int = 0
     start: str = "0"
@@ -125,7 +124,7 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
         if game is not None:
             start = game.frame
         session = stack.enter_context(Session(world, options.engine, options.precision, options.seed, start,
-                                              options.threads, form=options.form))
+                                              options.threads))
         say(f"{world.name}: {spec.frame_width}x{spec.frame_height} at {spec.fps:g} frames a second; "
             f"engine {choice_of(session.engine)}, {session.engine.precision}")
         scripted = ScriptedSource(spec.actions, options.seed, options.hold)

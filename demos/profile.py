@@ -31,8 +31,7 @@ def profile(world: World, options: PlayOptions, trace: str | None = None, plot: 
         return {key: played[key] for key in ("world", "engine", "precision", "frames")} | {"stages": {}}
     latency = percentiles([(present.stop_s - read.start_s) * 1000 for read, present in profiler.shown()])
     cost_ms = profiler.cost_ms()
-    with Session(world, options.engine, options.precision, options.seed, threads=options.threads,
-                 form=options.form) as session:
+    with Session(world, options.engine, options.precision, options.seed, threads=options.threads) as session:
         moments = moments_ms(session)
     print(f"{'ms a frame':<18}{'p50':>9}{'p95':>9}{'p99':>9}{'worst':>9}")
     for name, row in {**stages, "input to picture": latency}.items():

@@ -33,7 +33,8 @@ from dreamloop.runtime.engines.base import Engine, State
 VERIFY_FRAMES = 8
 WARMUP_FRAMES = 10
 # largest error of a latent, as a share of the largest latent of the oracle; random tiny worlds measure a tenth of it
-BOUNDS = {"fp32": 1e-4, "bf16": 0.05, "fp8": 0.15, "int8": 0.15, "int8-static": 0.3, "int8-kv8": 0.15, "int8-static-kv8": 0.3}
+BOUNDS = {"fp32": 1e-4, "bf16": 0.05, "fp8": 0.15,
+          "int8": 0.15, "int8-static": 0.3, "int8-kv8": 0.15, "int8-static-kv8": 0.3}
 REFERENCE = "torch-eager-fp32"
 Clock = Callable[[], float]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -130,8 +131,8 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
     both("gate_residual", k.gate_residual, x, y, scale, twin=plain.gate_residual)
     both("gelu", k.gelu, x, twin=plain.gelu)
     narrow = Quantise(torch.full((1,), 0.02, device=device), FP8)
-    codes = [module.modulated_norm(x, shift, scale, narrow).double() * 0.02 for module in (k, plain)]
-    held("modulated_norm_fp8", *codes, plain.modulated_norm(x.double(), shift.double(), scale.double()))
+    own, its = (module.modulated_norm(x, shift, scale, narrow).double() * 0.02 for module in (k, plain))
+    held("modulated_norm_fp8", own, its, plain.modulated_norm(x.double(), shift.double(), scale.double()))
     slot, plan = k.slot_and_plan(spec, frames)
     inputs = pass_inputs(spec, np.array(FRAMES), np.arange(b, dtype=np.uint64), np.zeros((b, spec.actions.size)))
     expected_slot, expected = plain.slot_and_plan(spec, frames)
@@ -155,7 +156,8 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
     turned = plain.turn_sinks(rings[1], turns, g)
     exact = plain.sparse_attention(queries[1].double(), rings[1].double(), expected, g,
                                    None if turned is None else turned.double())
-    held("sparse_attention", *(m.sparse_attention(queries[1], rings[1], plan, g, turned) for m in (k, plain)), exact)
+    own, its = (module.sparse_attention(queries[1], rings[1], plan, g, turned) for module in (k, plain))
+    held("sparse_attention", own, its, exact)
     drawn = _noise_of(device)(torch.arange(b, device=device), frames, 257)
     host = np.stack([host_noise.normal(i, f, 257) for i, f in enumerate(FRAMES)])
     error = float(np.abs(drawn.cpu().numpy() - host).max())
@@ -195,7 +197,7 @@ def random_plan(sweep: Sweep, block: int, window: int, density: float,
 def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: bool,
                left: Callable[[], float]) -> list[dict[str, Any]]:
     """One row for each window, block size and density, as far as there is time `left` (seconds)."""
-    k, rows = kernels_for(device), []
+    k, rows = kernels_for(device), list[dict[str, Any]]()
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -203,7 +205,7 @@ def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: boo
     for window in sweep.windows:
         q, keys, values = (random(1, sweep.heads, n, sweep.head_size)
                            for n in (sweep.tokens, window * sweep.tokens, window * sweep.tokens))
-        sdpa_ms = timed_ms(lambda q=q, a=keys, b=values: functional.scaled_dot_product_attention(q, a, b), device)
+        sdpa_ms = timed_ms(partial(functional.scaled_dot_product_attention, q, keys, values), device)
         query = q.transpose(1, 2).contiguous()
         for block in sweep.blocks:
             for density in (*sweep.densities, 1.0):
@@ -219,7 +221,7 @@ def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: boo
                 if not error <= FLOORS[dtype]:
                     rows.append({**row, "unavailable": f"error {error:.3g} is above {FLOORS[dtype]}"})
                     continue
-                row["sparse_ms"] = timed_ms(lambda a=layer, p=plan, g=g: k.sparse_attention(query, a, p, g), device)
+                row["sparse_ms"] = timed_ms(partial(k.sparse_attention, query, layer, plan, g), device)
                 row["speedup"] = sdpa_ms / row["sparse_ms"]
                 row["wanted"] = (0.8 if density >= 0.25 else 0.6) / density if density < 1 else None
                 if flex:

@@ -34,7 +34,8 @@ def show(report: dict[str, Any]) -> None:
         rows = report.get(section) or {}
         if rows:
             title = section.replace("_", " ") + (" (random weights, for latency only)" if section == "presets" else "")
-            table(title, ("", *columns), [(name, *(_figure(row.get(c)) for c in columns)) for name, row in rows.items()])
+            lines = [(name, *(_figure(row.get(c)) for c in columns)) for name, row in rows.items()]
+            table(title, ("", *columns), lines)
     if report.get("sweep"):
         table("attention", SWEEP, [tuple(_figure(row.get(c)) for c in SWEEP) for row in report["sweep"]])
     if report.get("latency_ms"):

@@ -139,7 +139,11 @@ class PresetFrame:
                             self.spec.tokens) if preset.text_keys else None
         largest = {(i, name): 0.05 * LARGEST for i in range(layers) for name in NARROW} if precision == "fp8" else None
         self.network = Network(self.spec, weights, kernels_for(device), preset.key_heads, self.text, largest)
-        self.decoder = LatentDecoder(preset).to(device, self.dtype).to(memory_format=torch.channels_last).eval()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            decoder = LatentDecoder(preset)
+        decoder.to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.decoder = decoder.eval()
         self.frame = torch.full((1,), START_FRAME, dtype=torch.int64, device=device)
         self.latent = torch.randn(1, *self.spec.latent_shape, generator=generator, device=device)
         self.noise, self.action = torch.randn_like(self.latent), torch.ones(1, self.spec.actions.size, device=device)

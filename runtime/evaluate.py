@@ -78,8 +78,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
              frames: int = 1000, episodes: int = 16, plot: str | os.PathLike[str] | None = None,
              video: str | os.PathLike[str] | None = None, strip: str | os.PathLike[str] | None = None,
              threads: int | None = None, judge: str | os.PathLike[str] | None = None,
-             game_name: str | None = None, progress: Progress | None = None,
-             form: str | None = None) -> dict[str, Any]:
+             game_name: str | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Judge a world against its game; a dictionary that JSON can hold, keys in docs/evaluation.md.
 
     frames: how long each dream runs; plot (PNG or SVG), video (MP4), strip (PNG): files to write;
@@ -92,7 +91,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
             raise DreamloopError(f"{name}={value} must be 1 or more")
     began = time.monotonic()
     world = world if isinstance(world, World) else load_world(world)
-    opened = open_engine(world, engine, precision, threads, form) if isinstance(engine, str) else engine
+    opened = open_engine(world, engine, precision, threads) if isinstance(engine, str) else engine
 
     from dreamloop.models.training.games import open_game
     with open_game(game_name) if game_name else open_game(world.spec.game, trusted=False) as game:

@@ -6,12 +6,8 @@ processor runs is taken. Tiers differ in the last bits, so a replay is bit-exact
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib
-import operator
 import os
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -20,11 +16,6 @@ from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.plan import Plan
 
 ISA_VARIABLE = "DREAMLOOP_ISA"
-SOURCES = Path(__file__).resolve().parents[1] / "csrc"  # there in the project's folder, not where a wheel is installed
-SOURCE_SUFFIXES = (".cpp", ".h")
-NEEDED = ("sources", "usable_tiers", "block_sparse_attention",
-          *(f"World.{name}" for name in ("describe", "ring_row_bytes", "operations", "measure_limit", "step", "decode",
-                                         "encode")))
 
 
 def _module() -> ModuleType:
@@ -32,35 +23,13 @@ def _module() -> ModuleType:
 
 
 def available() -> str | None:
-    """Why the compiled kernels cannot be used here, in one line; None when they can. Kernels that were built from
-    other sources than those beside this package, or lack what it calls, cannot."""
+    """Why the compiled kernels cannot be used here, in one line; None when they can."""
     try:
-        why = _stale(_module())
+        _module()
     except ImportError as error:
         return (f"the compiled kernels are missing ({error}); with GCC or Clang installed, "
                 "`pip install -e .` in the project's folder builds them")
-    return f"the compiled kernels are stale: {why}; `pip install -e .` in the project's folder builds them anew" \
-        if why else None
-
-
-def _stale(module: ModuleType) -> str:
-    """What is wrong with a module that could be imported, or an empty string."""
-    for name in NEEDED:
-        try:
-            operator.attrgetter(name)(module)
-        except AttributeError:
-            return f"they lack {name}"
-    built_from, there = str(module.sources), sources_hash(SOURCES)
-    return f"built from sources {built_from[:12]}, csrc/ is {there[:12]}" if there not in ("", built_from) else ""
-
-
-@functools.cache
-def sources_hash(folder: Path) -> str:
-    """SHA-256 of the lines `SHA-256 path` of all sources below a folder, sorted by path, as CMakeLists.txt makes it;
-    an empty string where there are none. Read once: a module that is loaded stays what it is."""
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in SOURCE_SUFFIXES)
-    lines = (f"{hashlib.sha256((folder / path).read_bytes()).hexdigest()} {path}\n" for path in paths)
-    return hashlib.sha256("".join(lines).encode()).hexdigest() if paths else ""
+    return None
 
 
 def instruction_tiers() -> tuple[str, ...]:

@@ -207,8 +207,7 @@ class FrameLoop:
             if not command.makes_frame:
                 self._hold()
                 continue
-            vector = self._vector(command)
-            made = self._make(command, vector, began, self.clock.now())
+            made = self._make(command, self._vector(command), began)
             done = self._show(made)
             settled = self._settle(made, done)
             yield self._record(replace(made, alarms=self._watch(made)), made.decoded, done, *settled)
@@ -221,19 +220,15 @@ class FrameLoop:
             began = self.clock.now()
             command = Command(stop=True) if left == 0 else self._read()
             if command.makes_frame:
-                vector = self._vector(command)
-                # read here: whenever the thread gets its turn, and however soon it is done, one thing ends before
-                # the next begins
-                read = self.clock.now()
-                job = compute.submit(partial(self._make_and_watch, command, vector, began, read))
+                job = compute.submit(partial(self._make_and_watch, command, self._vector(command), began))
                 try:
-                    record = None if waiting is None else self._present(read, *waiting)
+                    record = None if waiting is None else self._present(*waiting)
                 finally:
                     made = job.result()
                 waiting = (made, *self._settle(made, self.clock.now()))
                 left = None if left is None else left - 1
             elif waiting is not None:
-                record, waiting = self._present(self.clock.now(), *waiting), None
+                record, waiting = self._present(*waiting), None
                 self.pace.settle(self.clock.now())
             elif command.stop:
                 return
@@ -273,9 +268,10 @@ class FrameLoop:
         self._last_present_s = self.clock.now()
         self.pace.settle(self._last_present_s)
 
-    def _make(self, command: Command, vector: np.ndarray, began: float, read: float) -> _Made:
-        """One frame, from an input whose reading took from `began` to `read`, to its pixels."""
+    def _make(self, command: Command, vector: np.ndarray, began: float) -> _Made:
+        """One frame, from an input that has been read to its pixels."""
         session, now, relief = self.session, self.clock.now, self.relief
+        read = now()
         rewound, frame, fault, view_frames = None, None, "", None
         if command.reset is not None:
             stage, frame = "reset", session.reset(command.reset)
@@ -301,8 +297,8 @@ class FrameLoop:
         return _Made(frame, session.index, self._inputs, command, vector, stage, began, read, stepped, now(), rewound,
                      saved, fault, (), view_frames, device)
 
-    def _make_and_watch(self, command: Command, vector: np.ndarray, began: float, read: float) -> _Made:
-        made = self._make(command, vector, began, read)
+    def _make_and_watch(self, command: Command, vector: np.ndarray, began: float) -> _Made:
+        made = self._make(command, vector, began)
         return replace(made, alarms=self._watch(made))
 
     def _watch(self, made: _Made) -> tuple[str, ...]:
@@ -325,8 +321,9 @@ class FrameLoop:
             self.relief.after(late, made.frame is not None)
         return late, repeats
 
-    def _present(self, turn: float, made: _Made, late: bool, repeats: int) -> Presented:
-        """Present a frame of the beat before, now that it is its turn."""
+    def _present(self, made: _Made, late: bool, repeats: int) -> Presented:
+        """Present a frame of the beat before."""
+        turn = self.clock.now()
         return self._record(made, turn, self._show(made), late, repeats)
 
     def _show(self, made: _Made) -> float:

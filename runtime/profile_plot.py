@@ -9,11 +9,6 @@ import numpy as np
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.runtime.profiler import DEVICE, WHOLE, Profiler
 
-COLOURS = {"input": "#4c72b0", "dynamics": "#dd8452", "decode": "#55a868", "wait": "#c7c7c7", "present": "#8172b3",
-           "hold": "#b0a8cf"}
-OTHER_COLOUR, LATENCY_COLOUR = "#937860", "#4c72b0"  # a reset, a rewind, a load
-SHARES = ((50, "-"), (99, ":"))
-
 
 def draw_profile(profiler: Profiler, path: str | os.PathLike[str], title: str = "",
                  budget_ms: float | None = None) -> None:
@@ -23,8 +18,8 @@ def draw_profile(profiler: Profiler, path: str | os.PathLike[str], title: str = 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DreamloopError(f"a plot needs matplotlib ({error}); pip install matplotlib") from error
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    (stacked, sums), (line, spread) = figure.subplots(2, 2, width_ratios=(4, 1), sharex="col", sharey="row")
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    (stacked, sums), (line, spread) = figure.subplots(2, 2, width_ratios=(3, 1), sharey="row")
     frames = sorted({span.frame for span in profiler.spans})
     row = {frame: i for i, frame in enumerate(frames)}
     total = np.zeros(len(frames))
@@ -34,32 +29,26 @@ def draw_profile(profiler: Profiler, path: str | os.PathLike[str], title: str = 
         part_ms = np.zeros(len(frames))
         for span in spans:
             part_ms[row[span.frame]] += span.ms
-        stacked.fill_between(frames, total, total + part_ms, step="mid", label=name, linewidth=0,
-                             color=COLOURS.get(name, OTHER_COLOUR))
+        stacked.fill_between(frames, total, total + part_ms, step="mid", label=name, linewidth=0)
         total += part_ms
+    sums.hist(total, bins=60, orientation="horizontal", color="0.5")
     inputs = [(read.frame, (present.stop_s - read.start_s) * 1000) for read, present in profiler.shown()]
     latency_ms = np.array([ms for _, ms in inputs])
-    line.plot([frame for frame, _ in inputs], latency_ms, linewidth=1, color=LATENCY_COLOUR)
-    for values, colour, beside, over in ((total, "0.55", sums, stacked), (latency_ms, LATENCY_COLOUR, spread, line)):
-        beside.hist(values, bins=50, orientation="horizontal", color=colour)
-        if len(values):
-            for share, style in SHARES:
-                value = float(np.percentile(values, share))
-                beside.axhline(value, color="0.2", linestyle=style, linewidth=1, label=f"p{share} {value:.1f} ms")
-        if budget_ms is not None:
-            for axes in (over, beside):
-                axes.axhline(budget_ms, color="crimson", linestyle="--", linewidth=1,
-                             label=f"budget {budget_ms:.1f} ms" if axes is over else None)
-        # above the axes, where nothing that is drawn can lie under it
-        for axes, place in ((over, {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 7, "frameon": False}),
-                            (beside, {"loc": "upper right"})):
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(fontsize="small", **place)
-    stacked.set(ylabel="stages of a frame (ms)", ylim=(0, None), xmargin=0)
-    line.set(xlabel="frame, or the frame of the input", ylabel="input to picture (ms)", ylim=(0, None), xmargin=0)
-    stacked.set_title(title, loc="left")
-    line.set_title("from reading an input to the picture that shows it", loc="left", fontsize="medium")
-    spread.set(xlabel="how many")
+    line.plot([frame for frame, _ in inputs], latency_ms, linewidth=0.8, color="C0")
+    spread.hist(latency_ms, bins=60, orientation="horizontal", color="0.5")
+    if inputs:
+        for share, style in ((50, "-"), (99, ":")):
+            value = float(np.percentile(latency_ms, share))
+            spread.axhline(value, color="C0", linestyle=style, linewidth=1, label=f"p{share} {value:.1f} ms")
+        spread.legend(loc="upper right", fontsize="small")
+    if budget_ms is not None:
+        for axes in (stacked, sums, line):
+            axes.axhline(budget_ms, color="crimson", linestyle="--", linewidth=1, label=f"budget {budget_ms:.1f} ms")
+    stacked.set(xlabel="frame", ylabel="milliseconds", title=title, ylim=(0, None), xmargin=0)
+    stacked.legend(loc="upper right", ncols=3, fontsize="small")
+    sums.set(xlabel="frames", title="all stages")
+    line.set(xlabel="frame of the input", ylabel="input to picture (ms)", ylim=(0, None), xmargin=0)
+    spread.set(xlabel="inputs", title="latency")
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: a file type that matplotlib does not know

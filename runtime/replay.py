@@ -220,9 +220,9 @@ def open_logged_engine(log: ActionLog, world: World, engine: str | None = None, 
     said = log.said["engine"]
     if engine is not None:
         return open_engine(world, engine)
-    threads, precision, form = said.get("threads"), said.get("precision"), said.get("form")
+    threads, precision = said.get("threads"), said.get("precision")
     opened = open_engine(world, str(said.get("engine")), str(precision) if precision else None,
-                         threads if type(threads) is int else None, str(form) if form else None)
+                         threads if type(threads) is int else None)
     now = json.loads(json.dumps(opened.describe(), default=str))
     other = sorted(key for key in {*said, *now} if said.get(key) != now.get(key))
     if strict and other:

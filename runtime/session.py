@@ -58,14 +58,14 @@ class Frame:
 class Session:
     """One player. world: a `World`, a zoo name or a folder; engine: a name or an open `Engine`;
     seed: key of the noise, 0 <= seed < 2^64; start: see `reset`; history_bytes: what `rewind` may
-    keep of the past; form: of the graphs of the engines that have them, see `open_engine`."""
+    keep of the past."""
 
     def __init__(self, world: World | str | os.PathLike[str], engine: str | Engine = "auto",
                  precision: str | None = None, seed: int = 0, start: int | np.ndarray = 0,
-                 threads: int | None = None, history_bytes: int = MAX_BYTES, form: str | None = None) -> None:
+                 threads: int | None = None, history_bytes: int = MAX_BYTES) -> None:
         self.world = world if isinstance(world, World) else load_world(world)
         if isinstance(engine, str):
-            self.engine = open_engine(self.world, engine, precision, threads, form)
+            self.engine = open_engine(self.world, engine, precision, threads)
         else:
             if engine.world.hash != self.world.hash:
                 raise DreamloopError(f"the engine holds world {engine.world.name} ({engine.world.hash[:12]}), "

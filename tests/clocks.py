@@ -1,9 +1,8 @@
-"""Time that a test owns: a clock that never waits, an engine that spends its seconds, a thread beside it, and
-the source and the sink of a loop."""
+"""Time that a test owns: a clock that never waits, an engine that spends its seconds, a thread beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -11,8 +10,6 @@ import numpy as np
 
 from dreamloop.models.core.world import World
 from dreamloop.runtime.engines.base import State, empty_state
-from dreamloop.runtime.loop import Command
-from dreamloop.runtime.session import Frame
 
 
 class FakeClock:
@@ -95,32 +92,3 @@ class TimedEngine:
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name, "precision": self.precision}
-
-
-class Script:
-    """Reads prepared commands, then no input for ever; notes when it was asked."""
-
-    def __init__(self, clock: FakeClock, commands: Sequence[Command] = ()) -> None:
-        self.clock, self.commands, self.read_s = clock, list(commands), list[float]()
-
-    def read(self) -> Command:
-        self.read_s.append(self.clock.now())
-        return self.commands.pop(0) if self.commands else Command()
-
-
-class Screen:
-    """Keeps what was presented, and when presenting began and ended; it takes `present_s`. holds: pauses and frames
-    that were not decoded."""
-
-    def __init__(self, clock: FakeClock, present_s: float = 0.0) -> None:
-        self.clock, self.present_s, self.holds = clock, present_s, 0
-        self.frames, self.began_s, self.shown_s = list[Frame](), list[float](), list[float]()
-
-    def present(self, frame: Frame) -> None:
-        self.began_s.append(self.clock.now())
-        self.clock.spend(self.present_s)
-        self.frames.append(frame)
-        self.shown_s.append(self.clock.now())
-
-    def hold(self) -> None:
-        self.holds += 1

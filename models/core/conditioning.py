@@ -91,35 +91,8 @@ def space_angles(spec: WorldSpec) -> np.ndarray:
     return angles
 
 
-@lru_cache(maxsize=8)
-def _space_rotation(spec: WorldSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines of `space_angles`, (1, T, D/2) float32 each: the same for every frame, but for the time
-    pairs, which are ones and zeros here."""
-    angles = space_angles(spec)[None]
+def _rotation(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-
-
-def _rotation(spec: WorldSpec, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines of the angles of every token at a time, (B,) -> (B, T, D/2) float32 each."""
-    first = spec.dynamics.head_size // 4  # pairs that turn with time
-    angles = time_angles(spec, times)[:, None, :first]
-    found = []
-    for space, turned in zip(_space_rotation(spec), (np.cos(angles), np.sin(angles)), strict=True):
-        whole = space.repeat(len(times), axis=0)
-        whole[..., :first] = turned
-        found.append(whole)
-    return found[0], found[1]
-
-
-@lru_cache(maxsize=64)
-def _levels(noise_level: float, step_size: float) -> np.ndarray:
-    """The part of a pass's condition that no player chooses, (1, 3 LEVEL_FEATURES): nobody adds noise to the history
-    at play."""
-    return np.concatenate([level_features(np.full(1, value)) for value in (noise_level, step_size, 0.0)], axis=-1)
-
-
-def _are_sinks(spec: WorldSpec, frames: np.ndarray) -> np.ndarray:
-    return np.array([memory.is_sink(spec.memory, int(f)) for f in frames])
 
 
 def sink_times(spec: WorldSpec, frame: int) -> np.ndarray:
@@ -138,20 +111,18 @@ def pass_inputs(spec: WorldSpec, frames: np.ndarray, seeds: np.ndarray, actions:
     batch, d = len(frames), spec.dynamics
     sigma = d.sigmas[index]
     following = d.sigmas[index + 1] if index + 1 < len(d.sigmas) else 0.0
-    cos, sin = _rotation(spec, frames)
-    store_cos, store_sin = cos, sin
-    if spec.memory.sink_frames:
-        store_cos, store_sin = _rotation(spec, np.where(_are_sinks(spec, frames), 0, frames))
+    levels = [np.full(batch, value) for value in (sigma, sigma - following, 0.0)]
+    time = time_angles(spec, frames)[:, None]
+    stored = time * np.array([not memory.is_sink(spec.memory, int(f)) for f in frames])[:, None, None]
+    cos, sin = _rotation(time + space_angles(spec))
+    store_cos, store_sin = _rotation(stored + space_angles(spec)) if spec.memory.sink_frames else (cos, sin)
     sinks = np.array([sink_times(spec, int(f)) for f in frames]).reshape(batch, spec.memory.sink_frames)
-    sink_angles = time_angles(spec, sinks)
-    sink_cos, sink_sin = np.cos(sink_angles).astype(np.float32), np.sin(sink_angles).astype(np.float32)
+    sink_cos, sink_sin = _rotation(time_angles(spec, sinks))
     size = int(np.prod(spec.latent_shape))
     plan = build_plan(spec, frames)
     drawn = [noise.normal(int(s), int(f), size, index) for s, f in zip(seeds, frames, strict=True)]
     return PassInputs(
-        condition=np.concatenate([actions, _levels(sigma, sigma - following).repeat(batch, axis=0)], axis=-1,
-                                 dtype=np.float32),
-        action=np.asarray(actions, np.float32),
+        condition=condition(actions, *levels), action=np.asarray(actions, np.float32),
         noise=np.stack(drawn).reshape(batch, *spec.latent_shape),
         cos=cos, sin=sin, store_cos=store_cos, store_sin=store_sin, sink_cos=sink_cos, sink_sin=sink_sin,
         slot=np.array([memory.slot_of(spec.memory, int(f)) for f in frames], np.int64),

@@ -16,14 +16,13 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from dreamloop.models.core.spec import WorldSpec
-from dreamloop.runtime.engines.onnx_layers import Graph, rotary_factors, rotate_by_hand, whole_factors
+from dreamloop.runtime.engines.onnx_layers import Graph, rotary_factors, rotate
 
 
 class Portable:
     """Inputs that all layers share (rotations and mask), and the attention of one layer."""
 
     form = "portable"
-    scaled = True  # queries come divided by sqrt D
 
     def __init__(self, g: Graph, spec: WorldSpec, batch: int) -> None:
         self.g, self.spec, self.batch = g, spec, batch
@@ -36,12 +35,12 @@ class Portable:
         pairs = d.head_size // 2
         cos, sin = (g.input(name, (batch, spec.tokens, pairs)) for name in ("cos", "sin"))
         self.declare()
-        self.turn = rotary_factors(g, "rotation", cos, sin, repeat=2)
+        self.turn = rotary_factors(g, "rotation", cos, sin, 1, repeat=2)
         if self.sinks:
             store = [g.input(name, (batch, spec.tokens, pairs)) for name in ("store_cos", "store_sin")]
             sink = [g.input(name, (batch, self.sinks, pairs)) for name in ("sink_cos", "sink_sin")]
-            self.store = rotary_factors(g, "store_rotation", store[0], store[1])
-            cos, sin = whole_factors(g, "sink_rotation", sink[0], sink[1])
+            self.store = rotary_factors(g, "store_rotation", store[0], store[1], 1)
+            cos, sin = rotary_factors(g, "sink_rotation", sink[0], sink[1], 1)
             shape = (batch, 1, self.sinks, 1, 2 * pairs)
             self.sink = (g.reshape("sink_rotation.cos.frames", cos, shape),
                          g.reshape("sink_rotation.sin.frames", sin, shape))
@@ -87,7 +86,7 @@ class Portable:
         g, d = self.g, self.spec.dynamics
         shape = (self.batch, d.heads, self.sinks, self.spec.tokens_padded, d.head_size)
         old = g.reshape(f"{name}.sinks.frames", g.slice(f"{name}.sinks", ring_key, [0], [self.sink_tokens], [2]), shape)
-        turned = rotate_by_hand(g, f"{name}.sinks.rotated", g.full(f"{name}.sinks", old), d.head_size, self.sink)
+        turned = rotate(g, f"{name}.sinks.rotated", g.full(f"{name}.sinks", old), d.head_size, self.sink)
         return g.reshape(f"{name}.sinks.keys", g.low(f"{name}.sinks", turned),
                          (self.batch, d.heads, self.sink_tokens, d.head_size))
 
@@ -116,18 +115,12 @@ class InPlace(Portable):
 
     def attend(self, layer: int, query: str, key: str, stored: str, value: str) -> str:
         g, name = self.g, f"blocks.{layer}.attention"
-        ring = self.written(layer, stored, value)
+        ring = [g.node("TensorScatter", f"{name}.{part}.ring", old, fresh, self.first, axis=-2, mode="linear")
+                for part, old, fresh in zip(("keys", "values"), self.ring(layer), (stored, value), strict=True)]
         keys = ring[0]
         if self.sinks:
             rest = g.slice(f"{name}.keys.rest", keys, [self.sink_tokens], [self.ring_tokens], [2])
             keys = g.node("Concat", f"{name}.keys.turned", self.turned_sinks(name, keys), rest, axis=2)
-        return g.full(f"{name}.mixed", g.node("Attention", f"{name}.mixed", query, keys, ring[1], self.mask, scale=1.0))
-
-    def written(self, layer: int, stored: str, value: str) -> list[str]:
-        """The layer's keys and values with the fresh ones in their slot, which are outputs too."""
-        ring = [self.g.node("TensorScatter", f"blocks.{layer}.attention.{part}.ring", old, fresh, self.first, axis=-2,
-                            mode="linear")
-                for part, old, fresh in zip(("keys", "values"), self.ring(layer), (stored, value), strict=True)]
         self.kept += [(f"ring_{part}_{layer}", tensor, self.ring_shape)
                       for part, tensor in zip(("key", "value"), ring, strict=True)]
-        return ring
+        return g.full(f"{name}.mixed", g.node("Attention", f"{name}.mixed", query, keys, ring[1], self.mask, scale=1.0))

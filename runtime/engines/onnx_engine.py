@@ -21,18 +21,17 @@ from dreamloop.runtime.engines.onnx_pass import PROVIDERS, StepPass, open_sessio
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
 LARGEST_CHUNK = 16  # frames that `decode` and `encode` take at once
-IN_PLACE_VERSION = (1, 25)  # of ONNX Runtime, the first with the operators of opset 24
 INPUT = {"decode": "latents", "encode": "frames"}
 
 
 class OnnxEngine:
     """precision: of the graphs, see onnx_precision.py. threads: cores that one pass may use; None is two, or the
-    one there is. form: `portable`, `sparse` or `in_place`; None is the faster dense one."""
+    one there is. form: `portable`, `sparse` or `in_place`."""
 
     name = "onnxruntime"
 
     def __init__(self, world: World, precision: str = "fp32", threads: int | None = None,
-                 form: str | None = None) -> None:
+                 form: str = "portable") -> None:
         try:
             import onnx
 
@@ -41,7 +40,6 @@ class OnnxEngine:
         except (ImportError, OSError) as error:  # OSError: a shared library that does not load
             raise EngineError(f"engine onnxruntime cannot run: {str(error).splitlines()[0]}; "
                               "pip install 'dreamloop[onnx]'") from error
-        form = form or _best_form(world, precision, onnxruntime.__version__)
         if form not in onnx_graph.FORMS:
             raise EngineError(f"engine onnxruntime knows form {', '.join(onnx_graph.FORMS)}, not {str(form)[:40]!r}")
         self.dtype = onnx_precision.precision_of(precision).dtype
@@ -98,13 +96,6 @@ class OnnxEngine:
         parts = [self._session(kind, stop - start).run(None, {INPUT[kind]: values[start:stop]})[0]
                  for start, stop in chunks(len(values), LARGEST_CHUNK)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _best_form(world: World, precision: str, version: str) -> str:
-    """`in_place` where ONNX Runtime has its operators and it copies nothing: attention is then one node of a layer, and
-    the frame's slot is written inside the pass. With sinks it would copy the keys."""
-    known = tuple(int(part) for part in version.split(".")[:2]) >= IN_PLACE_VERSION
-    return "in_place" if known and precision == "fp32" and not world.spec.memory.sink_frames else "portable"
 
 
 def _cores() -> int:

@@ -37,13 +37,11 @@ from dreamloop.models.core.world import World
 from dreamloop.runtime.engines.onnx_attention import InPlace, Portable
 from dreamloop.runtime.engines.onnx_autoencoder import build_decode, build_encode
 from dreamloop.runtime.engines.onnx_layers import Graph, block_linear, linear, modulate, rms_norm, rotate, silu
-from dreamloop.runtime.engines.onnx_plugin import Plugin
 from dreamloop.runtime.engines.onnx_precision import Precision, precision_of
 from dreamloop.runtime.engines.onnx_sparse import Sparse
 
-BUILDER_VERSION = 3  # raise it with every change of what is built: cached graphs are then made anew
+BUILDER_VERSION = 2  # raise it with every change of what is built: cached graphs are then made anew
 FORMS: dict[str, type[Portable]] = {"portable": Portable, "sparse": Sparse, "in_place": InPlace}
-TENSORRT_FORMS: dict[str, type[Portable]] = {**FORMS, "plugin": Plugin}  # plain TensorRT alone runs the last
 KINDS = ("step", "decode", "encode")
 PREFIX = {"step": "dynamics.", "decode": "autoencoder.decoder.", "encode": "autoencoder.encoder."}
 MAX_MODEL_BYTES = (1 << 31) - (1 << 24)  # one protobuf message, with room for the nodes
@@ -57,7 +55,7 @@ def build(world: World, kind: str, batch: int, form: str = "portable", precision
     blocks, which int8 and fp8 need. Checked; its metadata say which world, form, precision and batch it is.
     Raises `EngineError` where the weights do not fit one ONNX file.
     """
-    assert kind in KINDS and form in TENSORRT_FORMS and batch >= 1, (kind, form, batch)
+    assert kind in KINDS and form in FORMS and batch >= 1, (kind, form, batch)
     sorts = precision_of(precision)
     assert kind != "step" or not sorts.calibrated or scales, f"{precision} needs a calibration"
     size = sum(value.nbytes for name, value in world.weights.items() if name.startswith(PREFIX[kind]))
@@ -97,12 +95,12 @@ def build_step(world: World, batch: int, form: str, precision: Precision,
     previous, x = g.input("previous", latent), g.input("x", latent)
     action = g.input("action", (batch, spec.actions.size))
     condition = g.input("condition", (batch, spec.condition_size))
-    ring = TENSORRT_FORMS[form](g, spec, batch)
+    ring = FORMS[form](g, spec, batch)
 
     h = linear(g, "input", patchify(g, spec, batch, g.node("Concat", "latents", previous, x, axis=1)), weights,
                "dynamics.input")
     pressed = linear(g, "action_embedding", action, weights, "dynamics.action")
-    h = g.node("Add", "tokens", h, g.reshape("action_of_tokens", pressed, in_rows(batch, 1, d.width)))
+    h = g.node("Add", "tokens", h, g.reshape("action_of_tokens", pressed, (batch, 1, d.width)))
     c = linear(g, "condition.first", condition, weights, "dynamics.condition.first")
     c = linear(g, "condition.second", silu(g, "condition.silu", c), weights, "dynamics.condition.second")
     shared = linear(g, "modulation", silu(g, "modulation.silu", c), weights, "dynamics.modulation")
@@ -111,19 +109,13 @@ def build_step(world: World, batch: int, form: str, precision: Precision,
         h = block(g, ring, weights, layer, h, parts[6 * layer : 6 * layer + 6])
 
     table = weights["dynamics.final_table"] + np.array([[0.0], [1.0]])  # (shift, 1 + scale)
-    final = g.node("Add", "final.modulation", g.reshape("final.condition", c, in_rows(batch, 1, d.width)),
+    final = g.node("Add", "final.modulation", g.reshape("final.condition", c, (batch, 1, d.width)),
                    g.constant("dynamics.final_table", table))
-    shift, scale = g.split("final.parts", final, [1, 1], -2)
+    shift, scale = g.split("final.parts", final, [1, 1], 1)
     change = linear(g, "output", modulate(g, "final", h, d.width, scale, shift), weights, "dynamics.output")
     g.output("z", g.node("Add", "next_latent", previous, unpatchify(g, spec, batch, change)), latent)
     ring.outputs()
     return g
-
-
-def in_rows(batch: int, count: int, width: int) -> tuple[int, ...]:
-    """The shape of `count` rows of each player. One player's have no axis for players: products and their biases are
-    then one node in every runtime."""
-    return (count, width) if batch == 1 else (batch, count, width)
 
 
 def block_modulation(g: Graph, spec: WorldSpec, weights: dict[str, np.ndarray], shared: str, batch: int) -> list[str]:
@@ -133,8 +125,8 @@ def block_modulation(g: Graph, spec: WorldSpec, weights: dict[str, np.ndarray], 
     tables = tables + np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.0])[:, None]
     every = g.node("Add", "modulation.blocks", g.reshape("modulation.shared", shared, (batch, 1, 6, width)),
                    g.constant("dynamics.blocks.tables", tables))
-    flat = g.reshape("modulation.flat", every, in_rows(batch, 6 * layers, width))
-    return g.split("modulation.parts", flat, [1] * 6 * layers, -2)
+    flat = g.reshape("modulation.flat", every, (batch, 6 * layers, width))
+    return g.split("modulation.parts", flat, [1] * 6 * layers, 1)
 
 
 def block(g: Graph, ring: Portable, weights: dict[str, np.ndarray], layer: int, h: str, modulation: list[str]) -> str:
@@ -145,7 +137,7 @@ def block(g: Graph, ring: Portable, weights: dict[str, np.ndarray], layer: int, 
     x = modulate(g, f"{name}.attention.modulated", h, width, scale1, shift1)
     x = ring.attend(layer, *queries_keys_values(g, ring, weights, layer, x))
     x = g.reshape(f"{name}.attention.joined", g.transpose(f"{name}.attention.order", x, (0, 2, 1, 3)),
-                  in_rows(ring.batch, spec.tokens, width))
+                  (ring.batch, spec.tokens, width))
     out = block_linear(g, f"{name}.attention.out", x, weights, f"{tensor}.out")
     h = g.node("Add", f"{name}.attention", h, g.node("Mul", f"{name}.attention.gated", out, gate1))
     x = modulate(g, f"{name}.mlp.modulated", h, width, scale2, shift2)
@@ -166,8 +158,7 @@ def queries_keys_values(g: Graph, ring: Portable, weights: dict[str, np.ndarray]
     qkv = g.reshape(f"{name}.qkv.rows", g.transpose(f"{name}.qkv.order", qkv, (2, 0, 3, 1, 4)),
                     (3 * batch, d.heads, spec.tokens, d.head_size))
     both, value = g.split(f"{name}.qkv.parts", qkv, [2 * batch, batch], 0)
-    scale = d.head_size**-0.5 if ring.scaled else 1.0
-    gains = np.stack([weights[f"{tensor}.query_norm"] * scale, weights[f"{tensor}.key_norm"]])
+    gains = np.stack([weights[f"{tensor}.query_norm"] * d.head_size**-0.5, weights[f"{tensor}.key_norm"]])
     gain = g.constant(f"{tensor}.norms", gains.repeat(batch, axis=0)[:, None, None])
     both = g.node("Mul", f"{name}.normed", rms_norm(g, f"{name}.norm", both, d.head_size), gain)
     turned = g.low(f"{name}.rotated", rotate(g, f"{name}.rotated", both, d.head_size, ring.turn))
@@ -185,7 +176,7 @@ def patchify(g: Graph, spec: WorldSpec, batch: int, latents: str) -> str:
     p, (rows, columns), c = spec.dynamics.patch, spec.grid, 2 * spec.autoencoder.latent_channels
     split = g.reshape("patches.split", latents, (batch, c, rows, p, columns, p))
     return g.reshape("patches", g.transpose("patches.order", split, (0, 2, 4, 1, 3, 5)),
-                     in_rows(batch, spec.tokens, c * p * p))
+                     (batch, spec.tokens, c * p * p))
 
 
 def unpatchify(g: Graph, spec: WorldSpec, batch: int, tokens: str) -> str:

@@ -18,7 +18,7 @@ class OnnxInt8Engine(OnnxEngine):
     """`OnnxEngine` over quantised graphs, which are made anew and not cached."""
 
     def __init__(self, world: World, threads: int | None = None) -> None:
-        super().__init__(world, "fp32", threads, "portable")
+        super().__init__(world, "fp32", threads)
         self.precision = "int8"
         build = self.load_or_build
 

@@ -8,8 +8,7 @@ itself where the base is float32.
 
 Forms were chosen by ONNX Runtime's CPU profile and are exact for every other reader:
 
-    rms_norm   Pow, ReduceMean, Add, Sqrt, Div, Mul     fused to SimplifiedLayerNormalization; from opset 23 on an
-                                                        operator, as are rotations
+    rms_norm   Pow, ReduceMean, Add, Sqrt, Div, Mul     fused to SimplifiedLayerNormalization
     silu       Sigmoid, Mul                             fused to QuickGelu
     q k^T      Transpose, MatMul                        fused to one product with a transposed factor
     conv, relu                                          blocked layout (NCHWc), relu and sum fused in
@@ -35,7 +34,6 @@ from dreamloop.runtime.engines.onnx_precision import (
 OPSET = 20  # the newest that ONNX Runtime 1.20, OpenVINO 2024 and TensorRT 10 all read
 IR_VERSIONS = {20: 9, 21: 10, 22: 10, 24: 11}  # the one that came with each opset
 NORM_EPSILON = 1e-6
-ROTARY_OPSET = 23  # the first with RMSNormalization and RotaryEmbedding
 
 
 class Graph:
@@ -54,8 +52,6 @@ class Graph:
         self.constants: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
-        self.domains: dict[str, int] = {}  # of operators that are not standard, with their versions
-        self.infos: list[ValueInfoProto] = []
 
     def input(self, name: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> str:
         self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
@@ -69,10 +65,6 @@ class Graph:
                     if used == tensor:
                         names[i] = name
         self.outputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
-
-    def known(self, tensor: str, shape: Sequence[int], kind: int) -> None:
-        """Say what a tensor is, where no standard operator makes it."""
-        self.infos.append(helper.make_tensor_value_info(tensor, kind, list(shape)))
 
     def typed(self, name: str, value: np.ndarray) -> str:
         """A constant of exactly this type: int4, float8, bfloat16 and so on."""
@@ -128,11 +120,9 @@ class Graph:
 
     def model(self, metadata: dict[str, str]) -> ModelProto:
         """The finished, checked model."""
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.constants.values()),
-                                  value_info=self.infos)
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, list(self.constants.values()))
         model = helper.make_model(graph, producer_name="dreamloop", ir_version=IR_VERSIONS[self.opset],
-                                  opset_imports=[helper.make_opsetid(*said) for said in
-                                                 {"": self.opset, **self.domains}.items()])
+                                  opset_imports=[helper.make_opsetid("", self.opset)])
         helper.set_model_props(model, metadata)
         checker.check_model(model, full_check=True)
         return model
@@ -179,8 +169,6 @@ def silu(g: Graph, name: str, x: str) -> str:
 
 def rms_norm(g: Graph, name: str, x: str, size: int) -> str:
     """x / sqrt(mean x^2 + 1e-6) over the last axis, whose length is `size`."""
-    if g.opset >= ROTARY_OPSET:
-        return g.node("RMSNormalization", name, x, g.constant(f"ones.{size}", np.ones(size)), epsilon=NORM_EPSILON)
     square = g.node("Pow", f"{name}.square", x, g.constant("two", 2.0))
     mean = g.node("ReduceMean", f"{name}.mean", square, g.constant("axes.last", [-1]), keepdims=1)
     above = g.node("Add", f"{name}.above_zero", mean, g.constant("norm_epsilon", NORM_EPSILON))
@@ -193,36 +181,22 @@ def modulate(g: Graph, name: str, x: str, size: int, scale: str, shift: str) -> 
     return g.node("Add", name, g.node("Mul", f"{name}.scaled", rms_norm(g, f"{name}.norm", x, size), scale), shift)
 
 
-def rotary_factors(g: Graph, name: str, cos: str, sin: str, repeat: int = 1) -> tuple[str, str]:
-    """cos, sin (B, n, D/2) -> factors for `rotate`, the whole `repeat` times along the batch axis: queries and keys
-    turn as one tensor."""
-    if g.opset >= ROTARY_OPSET:
-        parts = {"cos": cos, "sin": sin}
-    else:
-        parts = dict(zip(("cos", "sin"), whole_factors(g, name, cos, sin), strict=True))
-    if repeat > 1:
-        parts = {part: g.node("Concat", f"{name}.{part}.repeated", *[factor] * repeat, axis=0)
-                 for part, factor in parts.items()}
-    return parts["cos"], parts["sin"]
-
-
-def whole_factors(g: Graph, name: str, cos: str, sin: str) -> tuple[str, str]:
-    """cos, sin (B, n, D/2) -> factors [cos, cos] and [-sin, sin], (B, 1, n, D), for `rotate_by_hand`."""
-    minus, axis = g.node("Neg", f"{name}.minus_sin", sin), g.constant("axes.1", [1])
-    whole = [g.node("Concat", f"{name}.{part}.whole", *halves, axis=-1)
-             for part, halves in (("cos", [cos, cos]), ("sin", [minus, sin]))]
-    return (g.node("Unsqueeze", f"{name}.cos", whole[0], axis), g.node("Unsqueeze", f"{name}.sin", whole[1], axis))
+def rotary_factors(g: Graph, name: str, cos: str, sin: str, axis: int, repeat: int = 1) -> tuple[str, str]:
+    """cos, sin (B, n, D/2) -> factors [cos, cos] and [-sin, sin] for `rotate`, with an axis of 1
+    inserted at `axis`, the whole `repeat` times along the batch axis: queries and keys turn as one tensor."""
+    minus = g.node("Neg", f"{name}.minus_sin", sin)
+    factors = []
+    for part, halves in (("cos", [cos, cos]), ("sin", [minus, sin])):
+        whole = g.node("Concat", f"{name}.{part}.whole", *halves, axis=-1)
+        factor = g.node("Unsqueeze", f"{name}.{part}", whole, g.constant(f"axes.{axis}", [axis]))
+        if repeat > 1:
+            factor = g.node("Concat", f"{name}.{part}.repeated", *[factor] * repeat, axis=0)
+        factors.append(factor)
+    return factors[0], factors[1]
 
 
 def rotate(g: Graph, name: str, x: str, size: int, factors: tuple[str, str]) -> str:
-    """Rotary position of x (B, H, n, D), pairs (i, i + D/2) of the last axis."""
-    if g.opset >= ROTARY_OPSET:
-        return g.node("RotaryEmbedding", name, x, *factors)
-    return rotate_by_hand(g, name, x, size, factors)
-
-
-def rotate_by_hand(g: Graph, name: str, x: str, size: int, factors: tuple[str, str]) -> str:
-    """x [cos, cos] + [x2, x1] [-sin, sin], whatever the axes before the last."""
+    """Rotary position, pairs (i, i + D/2) of the last axis: x [cos, cos] + [x2, x1] [-sin, sin]."""
     first, second = g.split(f"{name}.halves", x, [size // 2, size // 2], -1)
     swapped = g.node("Concat", f"{name}.swapped", second, first, axis=-1)
     return g.node("Add", name, g.node("Mul", f"{name}.straight", x, factors[0]),

@@ -121,14 +121,11 @@ def write_inputs(spec: WorldSpec, previous: np.ndarray, x: np.ndarray, inputs: P
             raise EngineError(f"the plan lists {int(plan.block_count.max())} blocks; the graph holds {places}")
         values["block_index"][...] = plan.block_index[:, :, :rows, :places]
         values["block_count"][...] = plan.block_count[:, :, :rows]
-        values["block_length"][...] = plan.block_length
-    if "slot" in values:
-        values["slot"][...] = inputs.slot
-    if "write_index" in values:
+        values["block_length"][...], values["slot"][...] = plan.block_length, inputs.slot
+    elif "write_index" in values:
         values["write_index"][...] = inputs.slot * spec.tokens_padded
-    if "mask" in values and "write_index" in values:
         values["mask"][...] = read_tokens(spec, inputs)
-    elif "mask" in values:
+    else:
         write_mask(spec, inputs, values["mask"])
 
 

@@ -64,7 +64,7 @@ class TritonEngine(TorchEngine):
         self._marks: list[Any] = []  # events between the stages of a frame, where somebody measures
         self._marked = False  # whether they are those of the last frame
         weights = {name: value.detach() for name, value in self.dynamics.state_dict().items()}
-        self.autoencoder.to(memory_format=torch.channels_last)
+        self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = Network(world.spec, weights, self.kernels)
         if precision == "fp8":
             self.largest = self._calibrated(calibration_frames)
@@ -158,7 +158,8 @@ class TritonEngine(TorchEngine):
     def describe(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         return {**super().describe(), "precision": self.precision, "device": device,
-                "kernels": self.kernels.__name__.rpartition(".")[2], "noise": self._normal.__module__.rpartition(".")[2]}
+                "kernels": self.kernels.__name__.rpartition(".")[2],
+                "noise": self._normal.__module__.rpartition(".")[2]}
 
 
 def why_missing(device: str = "cuda") -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -84,8 +85,9 @@ class Network:
     """weights: the names of `weight_shapes` without `dynamics.`, on the device in the precision of the engine;
     key_heads: G; largest: of the inputs of the products in FP8, None for none."""
 
-    def __init__(self, spec: WorldSpec, weights: Mapping[str, Tensor], kernels: ModuleType, key_heads: int | None = None,
-                 text: Text | None = None, largest: Mapping[tuple[int, str], float] | None = None) -> None:
+    def __init__(self, spec: WorldSpec, weights: Mapping[str, Tensor], kernels: ModuleType,
+                 key_heads: int | None = None, text: Text | None = None,
+                 largest: Mapping[tuple[int, str], float] | None = None) -> None:
         d = spec.dynamics
         self.spec, self.kernels, self.text = spec, kernels, text
         self.heads, self.key_heads, self.head_size = d.heads, key_heads or d.heads, d.head_size
@@ -112,7 +114,7 @@ class Network:
         self.final_table = weights["final_table"]
         self.dtype, device = self.final_table.dtype, self.final_table.device
         following = (*d.sigmas[1:], 0.0)
-        self.levels = [torch.cat([torch.from_numpy(level_features(level)) for level in (s, s - n, 0.0)]).to(device)
+        self.levels = [torch.cat([torch.from_numpy(level_features(np.array(level))) for level in (s, s - n, 0.0)]).to(device)
                        for s, n in zip(d.sigmas, following, strict=True)]  # of each pass
 
     def inputs(self, frames: Tensor, view_frames: Tensor | None = None) -> FrameInputs:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dreamloop.models.core.errors import EngineError
-from dreamloop.runtime.engines import trt_plugin
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
@@ -78,17 +77,15 @@ def _capability(arch: str) -> str:
     return arch.replace("sm_", "SM")
 
 
-def build(name: str, model: bytes, arch: str, timing_cache: bytes = b"", plugin: bool = False) -> Built:
-    """Compile one serialised ONNX model for one architecture. plugin: the model asks for the sparse plugin. Raises
-    `EngineError` of one line where the library refuses the graph or cannot build it."""
+def build(name: str, model: bytes, arch: str, timing_cache: bytes = b"") -> Built:
+    """Compile one serialised ONNX model for one architecture. Raises `EngineError` of one line where the library
+    refuses the graph or cannot build it."""
     trt, log = library(name), log_of(name)
     check_architecture(name, arch)
     log.lines.clear()
     began = time.monotonic()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    if plugin:
-        trt_plugin.register(name, arch)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model):
         error = parser.get_error(0)

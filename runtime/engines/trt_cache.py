@@ -17,13 +17,12 @@ from typing import Any
 
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
-from dreamloop.runtime.engines import cache, onnx_cache, onnx_graph, trt_build, trt_plugin
+from dreamloop.runtime.engines import cache, onnx_cache, onnx_graph, trt_build
 
 
-def identity(name: str, world: World, model: bytes, arch: str, form: str = "") -> dict[str, str]:
+def identity(name: str, world: World, model: bytes, arch: str) -> dict[str, str]:
     """All that an engine depends on, as it is written beside it."""
-    plugin = {"plugin": trt_plugin.digest(arch)} if form == "plugin" else {}
-    return {**plugin, "library": trt_build.version(name), "arch": arch, "world_hash": world.hash,
+    return {"library": trt_build.version(name), "arch": arch, "world_hash": world.hash,
             "graph": hashlib.sha256(model).hexdigest(), "flags": " ".join(trt_build.FLAGS)}
 
 
@@ -55,7 +54,7 @@ def load_or_build(name: str, world: World, kind: str, batch: int, form: str, pre
     """The engine of a graph, from the cache where it holds one that is whole, and the report of its build, with
     `rebuilt_because` where one was there that could not be used."""
     model = onnx_cache.load_or_build(world, kind, batch, form, precision)
-    wanted = identity(name, world, model, arch, form if kind == "step" else "")
+    wanted = identity(name, world, model, arch)
     path = engine_path(name, world, kind, batch, form, precision, arch)
     reason = ""
     if path is not None and path.exists():
@@ -63,14 +62,14 @@ def load_or_build(name: str, world: World, kind: str, batch: int, form: str, pre
             return read(path, wanted)
         except EngineError as error:
             reason = str(error)
-    built = build(name, model, arch, "plugin" in wanted)
+    built = build(name, model, arch)
     if path is not None:
         cache.write(path, built.engine)
         cache.write(record_path(path), json.dumps(_record(built, wanted)).encode())
     return built.engine, built.report | ({"rebuilt_because": reason} if reason else {})
 
 
-def build(name: str, model: bytes, arch: str, plugin: bool = False) -> trt_build.Built:
+def build(name: str, model: bytes, arch: str) -> trt_build.Built:
     """`trt_build.build` with the timing cache that plain TensorRT keeps between builds."""
     path = None
     if name == "tensorrt":
@@ -79,7 +78,7 @@ def build(name: str, model: bytes, arch: str, plugin: bool = False) -> trt_build
             path = cache.cache_folder("tensorrt") / "timing" / file
         except RuntimeError:  # no home folder to be found
             path = None
-    built = trt_build.build(name, model, arch, (cache.read(path) if path else None) or b"", plugin)
+    built = trt_build.build(name, model, arch, (cache.read(path) if path else None) or b"")
     if path is not None and built.timing_cache:
         cache.write(path, built.timing_cache)
     return built

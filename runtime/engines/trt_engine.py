@@ -21,31 +21,26 @@ from dreamloop.models.core.world import World
 from dreamloop.runtime.engines.base import State, empty_state
 
 LARGEST_CHUNK = 16  # frames that `decode` and `encode` take at once
-WRITING = ("in_place", "plugin")  # forms that write the ring themselves
 EDGES = {"decode": ("latents", "frames"), "encode": ("frames", "latents")}
 
 
 class TensorRTEngine:
-    """precision: see onnx_precision.py; form: `in_place`, `portable`, `sparse`, or `plugin` (plain TensorRT, bf16);
-    threads are not used."""
+    """precision: see onnx_precision.py; form: `in_place`, `portable` or `sparse`; threads are not used."""
 
     name = "tensorrt"
 
     def __init__(self, world: World, precision: str = "fp16", threads: int | None = None,
                  form: str = "in_place") -> None:
         try:
-            from dreamloop.runtime.engines import onnx_graph, onnx_precision, trt_build, trt_cache, trt_plugin
+            from dreamloop.runtime.engines import onnx_graph, onnx_precision, trt_build, trt_cache
         except ImportError as error:
             raise EngineError(f"engine {self.name} cannot run: {error}; pip install 'dreamloop[onnx]'") from error
         self._trt = trt_build.library(self.name)
         self.arch = trt_build.device_architecture()
         if not self.arch:
             raise EngineError(f"engine {self.name} has no NVIDIA GPU that torch can use here")
-        if form not in onnx_graph.TENSORRT_FORMS:
-            raise EngineError(f"engine {self.name} knows form {', '.join(onnx_graph.TENSORRT_FORMS)}, "
-                              f"not {str(form)[:40]!r}")
-        if form == "plugin":
-            trt_plugin.bindings(self.name)
+        if form not in onnx_graph.FORMS:
+            raise EngineError(f"engine {self.name} knows form {', '.join(onnx_graph.FORMS)}, not {str(form)[:40]!r}")
         self._torch = importlib.import_module("torch")
         self._base = onnx_precision.precision_of(precision).base
         self.world, self.precision, self.form = world, precision, form
@@ -67,7 +62,7 @@ class TensorRTEngine:
         for layer in range(spec.dynamics.layers):
             for part, name in enumerate(("key", "value")):
                 run.bind(f"{name}_{layer}", state.ring[layer, part])
-                if self.form in WRITING:
+                if self.form == "in_place":
                     run.bind(f"ring_{name}_{layer}", state.ring[layer, part])
         z: np.ndarray | None = None
         for index, sigma in enumerate(spec.dynamics.sigmas):
@@ -77,7 +72,7 @@ class TensorRTEngine:
             run()
             z = run.fetch("z")
         assert z is not None
-        if self.form not in WRITING:
+        if self.form != "in_place":
             for layer in range(spec.dynamics.layers):
                 for part, name in enumerate(("key", "value")):
                     fresh = run.device[f"new_{name}_{layer}"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clocks import FakeClock, Screen
+from clocks import FakeClock
 from hypothesis import given, settings, strategies as st
 from worlds import random_frames, random_weights, tiny_spec, tiny_world
 
@@ -18,10 +18,11 @@ from dreamloop.demos.replay import replay_log
 from dreamloop.demos.scripted import ScriptedSource
 from dreamloop.models.core.memory import slot_of
 from dreamloop.models.core.world import World, load_world, save_world, zoo_names
-from dreamloop.runtime import DriftMonitor, Engine, FaultError, FrameLoop, Session, engine_status, open_engine
+from dreamloop.runtime import DriftMonitor, Engine, FaultError, Frame, FrameLoop, Session, engine_status, open_engine
 from dreamloop.runtime.drift import CANARY_EVERY_FRAMES
-from dreamloop.runtime.engines import AUTO_ORDER
+from dreamloop.runtime.engines import AUTO_ORDER, ENGINE_NAMES
 
+AVAILABLE = [name for name in ENGINE_NAMES if engine_status(name).available]
 HEALTHY_FRAMES, ALARM_WITHIN_FRAMES = 45, 60
 
 
@@ -39,10 +40,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return steady_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(params=AVAILABLE)
+def engine(request: pytest.FixtureRequest, world: World) -> Engine:
+    return open_engine(world, request.param, threads=1)
+
+
+class Screen:
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def present(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def hold(self) -> None:
+        raise AssertionError("nothing pauses here")
+
+
 def looped(session: Session, monitor: DriftMonitor | None = None) -> tuple[FrameLoop, Screen]:
-    clock = FakeClock()
-    screen, source = Screen(clock), ScriptedSource(session.world.spec.actions, seed=2)
-    return FrameLoop(session, source, screen, clock=clock, monitor=monitor), screen
+    screen = Screen()
+    source = ScriptedSource(session.world.spec.actions, seed=2)
+    return FrameLoop(session, source, screen, clock=FakeClock(), monitor=monitor), screen
 
 
 def after_step(engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Any], None]) -> None:

@@ -20,10 +20,22 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import DynamicsSpec, MemorySpec
 from dreamloop.models.core.world import World
 from dreamloop.runtime import Engine, HistoryError, Session, Snapshot, engine_status, open_engine
+from dreamloop.runtime.engines import ENGINE_NAMES
 from dreamloop.runtime.history import LONGEST_GAP_FRAMES, MAX_BYTES, MAX_FRAMES, History, Mark, Moment, Move
 
 NAMES = ("turn_left", "turn_right", "attack")
+AVAILABLE = [name for name in ENGINE_NAMES if engine_status(name).available]
 SLOT_BYTES = 2 * 2 * 2 * 8 * 16 * 4  # of the tiny world: layers, key and value, heads, padded tokens, head size
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module", params=AVAILABLE)
+def engine(request: pytest.FixtureRequest, world: World) -> Engine:
+    return open_engine(world, request.param, threads=1)
 
 
 def keys(code: int) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clocks import FakeClock, Screen, Script, TimedEngine
+from clocks import FakeClock, TimedEngine
 from hypothesis import given, settings, strategies as st
 from worlds import tiny_world
 
@@ -17,10 +17,43 @@ from dreamloop.models.core.world import World
 from dreamloop.runtime.loop import Command, FrameLoop, Presented
 from dreamloop.runtime.pace import LATE, PATIENCE_FRAMES
 from dreamloop.runtime.profiler import Profiler
-from dreamloop.runtime.session import Session
+from dreamloop.runtime.session import Frame, Session
 
 BUDGET_MS = 20.0
 WORK = st.lists(st.sampled_from([0.0, 0.5, 0.99, 1.0, 1.01, 1.5, 2.0, 3.7, 12.0]), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+class Script:
+    """Reads prepared commands, then no input for ever; notes when it was asked."""
+
+    def __init__(self, clock: FakeClock, commands: Sequence[Command] = ()) -> None:
+        self.clock, self.commands, self.read_s = clock, list(commands), list[float]()
+
+    def read(self) -> Command:
+        self.read_s.append(self.clock.now())
+        return self.commands.pop(0) if self.commands else Command()
+
+
+class Screen:
+    """Keeps what was presented, and when; presenting takes `present_s`."""
+
+    def __init__(self, clock: FakeClock, present_s: float = 0.0) -> None:
+        self.clock, self.present_s, self.holds = clock, present_s, 0
+        self.frames: list[Frame] = []
+        self.shown_s: list[float] = []
+
+    def present(self, frame: Frame) -> None:
+        self.clock.spend(self.present_s)
+        self.frames.append(frame)
+        self.shown_s.append(self.clock.now())
+
+    def hold(self) -> None:
+        self.holds += 1
 
 
 def run(world: World, work: Sequence[float], late: str = "slow", jitter_s: float = 0.0,

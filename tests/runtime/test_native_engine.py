@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import shutil
 import subprocess
 import sys
 import threading
-import types
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import oracle
 import pytest
 from worlds import random_frames, tiny_world
 
-from dreamloop.demos.cli import main
 from dreamloop.models.core import memory, packed
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec, MemorySpec, PlanSpec
@@ -227,7 +223,7 @@ def test_a_packed_world_that_lies_is_refused(tmp_path: Path) -> None:
     """Each of the 64 numbers changed in turn, and the file cut anywhere: a reason, never a kernel."""
     world = tiny_world(tmp_path)
     data = bytes(packed.pack(world))
-    module = importlib.import_module("dreamloop.runtime._kernels")
+    module = __import__("dreamloop.runtime._kernels", fromlist=["World"])
 
     def opened(changed: bytes) -> None:
         module.World(changed, 1, TIERS[0], "fp32")
@@ -289,49 +285,6 @@ def test_without_the_kernels_another_engine_plays_and_the_reason_is_said(tmp_pat
     with pytest.raises(EngineError, match="compiled kernels are missing"):
         open_engine(world, "native")
     assert "native: " in choice_of(open_engine(world))
-
-
-def test_the_kernels_here_are_those_of_the_sources_here() -> None:
-    module: Any = importlib.import_module("dreamloop.runtime._kernels")
-    assert module.sources == kernels.sources_hash(kernels.SOURCES)
-
-
-def lacking(name: str) -> Any:
-    """The module as an older build would be, without `name`."""
-    module = importlib.import_module("dreamloop.runtime._kernels")
-    world = types.SimpleNamespace(**{key: value for key, value in vars(module.World).items() if f"World.{key}" != name})
-    return types.SimpleNamespace(**{**{key: value for key, value in vars(module).items() if key != name},
-                                    "World": world})
-
-
-@pytest.mark.parametrize("name", kernels.NEEDED)
-def test_kernels_that_lack_something_are_stale(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dreamloop.runtime._kernels", lacking(name))
-    assert kernels.available() == (f"the compiled kernels are stale: they lack {name}; `pip install -e .` in the "
-                                   "project's folder builds them anew")
-
-
-def test_kernels_of_other_sources_are_stale_and_another_engine_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                     capsys: pytest.CaptureFixture[str]) -> None:
-    sources = tmp_path / "csrc"
-    shutil.copytree(kernels.SOURCES, sources)
-    monkeypatch.setattr(kernels, "SOURCES", sources)
-    assert kernels.available() is None
-    with (sources / "cpu" / "rows.cpp").open("a") as file:
-        file.write("\n")
-    kernels.sources_hash.cache_clear()
-    world = tiny_world(tmp_path / "world")
-    with pytest.raises(EngineError, match="compiled kernels are stale: built from sources"):
-        open_engine(world, "native")
-    assert choice_of(open_engine(world)).startswith("onnxruntime, because native: ")
-    assert main(["engines"]) == 0
-    line = capsys.readouterr().out.splitlines()[0]
-    assert line.startswith("native        cannot run  the compiled kernels are stale: built from sources")
-
-
-def test_sources_that_are_not_there_say_nothing(tmp_path: Path) -> None:
-    """Where a wheel is installed there is no csrc/."""
-    assert kernels.sources_hash(tmp_path / "none") == ""
 
 
 def test_playing_imports_neither_torch_nor_onnx(tmp_path: Path) -> None:

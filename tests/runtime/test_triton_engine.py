@@ -51,7 +51,8 @@ for precision in ("fp32", "bf16"):
     state = oracle.start(engine, seed=3)
     oracle.play(engine, state, 18)  # the ring is full and has wrapped around
     engine.network.kernels = fused
-    states, actions = [oracle.moved(other, state) for other in (exact, usual)], oracle.random_actions(engine.world, 1, 9)
+    states = [oracle.moved(other, state) for other in (exact, usual)]
+    actions = oracle.random_actions(engine.world, 1, 9)
     for other, its_state in zip((exact, usual, engine), (*states, state)):
         other.step(its_state, actions)
     print(json.dumps([engine.describe()["noise"], *(oracle.max_difference(x, states[0]) for x in (state, states[1]))]))
@@ -236,7 +237,7 @@ def test_players_join_a_running_batch(tmp_path: Path) -> None:
         for frame in range(4):
             if frame == 2:
                 seats.append(game.join(seed=8))
-            pixels = game.step(dict.fromkeys(seats, {"turn_left"}))[seats[0]].pixels
+            pixels = game.step({seat: {"turn_left"} for seat in seats})[seats[0]].pixels
             assert np.abs(pixels.astype(int) - alone.step({"turn_left"}).pixels).max() <= 1
 
 

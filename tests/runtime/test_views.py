@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from clocks import FakeClock
 from oracle import FLOOR, max_difference, moved, play, random_actions, start
+from worlds import tiny_world
 
 from dreamloop.demos.action_log import ActionLog
 from dreamloop.demos.replay import replay_log
@@ -16,10 +17,27 @@ from dreamloop.demos.scripted import ScriptedSource
 from dreamloop.demos.sinks import NoSink, Sinks
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World
-from dreamloop.runtime import Command, Engine, FrameLoop, Session
+from dreamloop.runtime import Command, Engine, FrameLoop, Session, engine_status, open_engine
+from dreamloop.runtime.engines import ENGINE_NAMES
 from dreamloop.runtime.engines.torch_engine import TorchEngine
 
+AVAILABLE = [name for name in ENGINE_NAMES if engine_status(name).available]
 VIEWS = (None, 2, None, 3, 3, 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("world") / "tiny"
+
+
+@pytest.fixture(scope="module")
+def world(folder: Path) -> World:
+    return tiny_world(folder)
+
+
+@pytest.fixture(scope="module", params=AVAILABLE)
+def engine(request: pytest.FixtureRequest, world: World) -> Engine:
+    return open_engine(world, request.param, threads=1)
 
 
 @pytest.mark.parametrize("view_frames", [2, 3])
