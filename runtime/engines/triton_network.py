@@ -114,8 +114,9 @@ class Network:
         self.final_table = weights["final_table"]
         self.dtype, device = self.final_table.dtype, self.final_table.device
         following = (*d.sigmas[1:], 0.0)
-        self.levels = [torch.cat([torch.from_numpy(level_features(np.array(level))) for level in (s, s - n, 0.0)]).to(device)
-                       for s, n in zip(d.sigmas, following, strict=True)]  # of each pass
+        levels = [np.concatenate([level_features(np.array(level)) for level in (s, s - n, 0.0)])
+                  for s, n in zip(d.sigmas, following, strict=True)]
+        self.levels = [torch.from_numpy(features).to(device) for features in levels]  # of each pass
 
     def inputs(self, frames: Tensor, view_frames: Tensor | None = None) -> FrameInputs:
         """frames: (B,) int64 about to be made; view_frames: (B,) int64, see `narrowed` in core/plan.py."""
