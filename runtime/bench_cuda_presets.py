@@ -146,7 +146,8 @@ class PresetFrame:
         self.decoder = decoder.eval()
         self.frame = torch.full((1,), START_FRAME, dtype=torch.int64, device=device)
         self.latent = torch.randn(1, *self.spec.latent_shape, generator=generator, device=device)
-        self.noise, self.action = torch.randn_like(self.latent), torch.ones(1, self.spec.actions.size, device=device)
+        self.noise = torch.randn(1, *self.spec.latent_shape, generator=generator, device=device)
+        self.action = torch.ones(1, self.spec.actions.size, device=device)
         self.pixels = torch.zeros(1, self.spec.frame_height, self.spec.frame_width, 3, dtype=torch.uint8, device=device)
 
     @torch.inference_mode()
