@@ -21,7 +21,7 @@ from dreamloop.models.core.plan import Plan
 
 ISA_VARIABLE = "DREAMLOOP_ISA"
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"  # there in the project's folder, not where a wheel is installed
-SOURCE_SUFFIXES = (".cpp", ".h")
+SOURCE_SUFFIXES = (".cpp", ".h", ".cu", ".cuh")
 NEEDED = ("sources", "usable_tiers", "block_sparse_attention",
           *(f"World.{name}" for name in ("describe", "ring_row_bytes", "operations", "measure_limit", "step", "decode",
                                          "encode")))

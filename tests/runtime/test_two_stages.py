@@ -74,7 +74,7 @@ def test_stages_of_a_thread_meet_end_to_end_however_late_it_begins_and_however_s
     FrameLoop(Session(world, engine), Script(clock), Screen(clock, 0.002), BUDGET_MS, clock=clock, profiler=profiler,
               compute=Busy()).run(4)
     for track in {span.track for span in profiler.spans}:
-        spans = sorted((span for span in profiler.spans if span.track == track), key=lambda span: (span.start_s, span.stop_s))
+        spans = sorted((span for span in profiler.spans if span.track == track), key=lambda s: (s.start_s, s.stop_s))
         assert len(spans) >= 4 and all(a.stop_s <= b.start_s for a, b in pairwise(spans))
 
 
