@@ -90,7 +90,7 @@ def test_a_state_with_a_ring_of_floats_is_refused_by_name(tmp_path: Path) -> Non
         session.snapshot().save(tmp_path / "new.safetensors")
         now = session.step({"attack"}).pixels
         with safe_open(tmp_path / "new.safetensors", "np") as file:
-            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            tensors, said = {name: file.get_tensor(name) for name in ("latent", "slots", "parts")}, file.metadata()
         tensors["parts"] = np.ascontiguousarray(floats_of(tensors["parts"]), np.float32)
         save_file(tensors, tmp_path / "old.safetensors", said)
         with pytest.raises(DreamloopError, match=r"a slot of the state is float32 \(.*\), expected int8") as caught:
