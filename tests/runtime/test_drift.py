@@ -72,7 +72,7 @@ def test_a_healthy_dream_raises_no_alarm(world: World, engine: Engine) -> None:
         assert monitor.values["canary"] == 0
 
 
-@pytest.mark.skipif("native" not in AVAILABLE, reason="the kernels are not built")
+@pytest.mark.skipif(not engine_status("native").available, reason="the kernels are not built")
 def test_keys_in_int8_are_watched_as_well(world: World) -> None:
     with Session(world, "native", "int8") as session:
         monitor = DriftMonitor(session.engine)
