@@ -56,7 +56,7 @@ class NativeEngine:
         return empty_state(self.world.spec, ring, batch)
 
     def load_ring(self, state: State, ring: np.ndarray) -> None:
-        """Give a state the keys and values of a float ring, as another engine keeps them; `floats_of` is the inverse."""
+        """Give a state the keys and values of a float ring, as another engine keeps them; inverse: `floats_of`."""
         if state.ring.dtype == np.float32:
             state.ring[...] = ring
             return

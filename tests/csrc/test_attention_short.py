@@ -13,7 +13,7 @@ if reason := kernels.available():
     pytest.skip(reason, allow_module_level=True)
 
 TIERS = kernels.instruction_tiers()
-# of standard normal values, where scores are off by as much as half a level of either factor; measured: see the report
+# of standard normal values, where scores are off by as much as half a level of either factor
 BOUNDS = {"bf16": 0.03, "int8": 0.06}
 EVERY = pytest.mark.parametrize(("precision", "isa"), [(p, isa) for p in BOUNDS for isa in TIERS])
 

@@ -24,7 +24,7 @@ if reason := kernels.available():
 TIERS = kernels.instruction_tiers()
 NARROW = ("bf16", "int8", "int8-static")
 EVERY_SCENARIO = pytest.mark.parametrize("overrides", oracle.SCENARIOS.values(), ids=oracle.SCENARIOS)
-ROLLED_BOUND = 0.1  # of latents alone, at most about 3; measured: int8-static 0.040, int8-kv8 0.003
+ROLLED_BOUND = 0.1  # of latents alone, at most about 3; measured: int8-static 0.040
 INT8_BOUND = 0.08  # latents, keys and values, at most about 4; measured: 0.046, bf16 0.022, torch in bf16 0.039
 # largest and mean difference from fp32, in levels of 255; measured: 1 and 0.12, 2 and 0.38; static scales of a world of
 # random weights, whose dreams wander far, are wide: 63 and 4.0
@@ -90,7 +90,7 @@ def test_a_state_with_a_ring_of_floats_is_refused_by_name(tmp_path: Path) -> Non
         session.snapshot().save(tmp_path / "new.safetensors")
         now = session.step({"attack"}).pixels
         with safe_open(tmp_path / "new.safetensors", "np") as file:
-            tensors, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            tensors, said = {name: file.get_tensor(name) for name in ("latent", "slots", "parts")}, file.metadata()
         tensors["parts"] = np.ascontiguousarray(floats_of(tensors["parts"]), np.float32)
         save_file(tensors, tmp_path / "old.safetensors", said)
         with pytest.raises(DreamloopError, match=r"a slot of the state is float32 \(.*\), expected int8") as caught:
