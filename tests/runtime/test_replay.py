@@ -210,7 +210,8 @@ def test_a_bad_log_is_one_line_and_status_two(world: World, folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("form", ["sparse", "in_place"])
-def test_a_log_is_replayed_on_the_form_that_it_was_made_on(tmp_path: Path, folder: Path, form: str) -> None:
+def test_a_log_is_replayed_on_the_form_that_it_was_made_on(tmp_path: Path, world: World, folder: Path,
+                                                           form: str) -> None:
     log = str(tmp_path / "log.ndjson")
     assert main(["play", str(folder), "--headless", "--engine", ENGINE, "--form", form, "--threads", "1",
                  "--frames", "8", "--actions", log]) == 0
