@@ -90,7 +90,8 @@ def chosen(engines: str) -> list[Variant]:
     names = [name.strip() for name in engines.split(",") if name.strip()]
     picked = []
     for name in names:
-        found = [v for v in VARIANTS.values() if name == "all" or v.name == name or v.name.startswith(f"{name}-")]
+        found = [VARIANTS[name]] if name in VARIANTS else [
+            v for v in VARIANTS.values() if name == "all" or v.name.startswith(f"{name}-")]
         if not found:
             raise DreamloopError(f"no variant {name[:100]!r}; known: all, {', '.join(VARIANTS)}")
         picked += [v for v in found if v not in picked]

@@ -109,10 +109,13 @@ def test_operations_are_those_of_the_network() -> None:
     assert {name: found[name] for name in blocks} == blocks
     assert found["attention"] == 2 * (2 * 6 * 18 * 32)
     assert found["input"] == 2 * 6 * 8 * 32 and found["output"] == 2 * 6 * 4 * 32
-    rest = sum(found.values()) - sum(blocks.values())
+    own = sum(blocks.values()) + found["attention"]
+    rest = sum(found.values()) - own
+    rates = {"fp32": 1e9, "int8": 4e9}
     for precision in ("int8", "int8-static"):
-        least = limits.least_seconds(spec, {"fp32": 1e9, "int8": 4e9}, precision)
-        assert least == pytest.approx(sum(blocks.values()) / 4e9 + rest / 1e9)
+        assert limits.least_seconds(spec, rates, precision) == pytest.approx(own / 4e9 + rest / 1e9)
+    whole = limits.least_seconds(spec, rates, "int8", float_attention=True)
+    assert whole == pytest.approx((own - found["attention"]) / 4e9 + (rest + found["attention"]) / 1e9)
 
 
 @pytest.mark.parametrize(("plan", "keys"), [
@@ -129,7 +132,7 @@ def test_the_breakdown_is_medians_and_shares_of_them() -> None:
     rows = limits.breakdown(spec, seconds, {"fp32": 1e9, "int8": 4e9}, "int8")
     assert rows["norm"] == {"ms": 2.0}
     assert rows["qkv"]["ms"] == 4.0 and rows["qkv"]["share_of_limit"] == round(flop["qkv"] / 4e9 / 4e-3, 3)
-    assert rows["attention"]["share_of_limit"] == round(flop["attention"] / 1e9 / 8e-3, 3)
+    assert rows["attention"]["share_of_limit"] == round(flop["attention"] / 4e9 / 8e-3, 3)
 
 
 @pytest.mark.skipif(kernels.available() is not None, reason="compares plans on the native engine")
