@@ -128,14 +128,14 @@ def test_the_sparse_form_is_faster_than_the_dense_one_at_a_quarter_of_the_keys(p
 
 
 @pytest.mark.long
+@pytest.mark.xfail(reason="missed: see docs/export.md", strict=False)
 @pytest.mark.parametrize(("form", "decoded"), [("in_place", True), ("in_place", False), ("portable", False)],
                          ids=["in_place, whole frame", "in_place, step", "portable, step"])
-def test_the_engine_loses_nothing_to_a_naive_session_of_the_same_graph(form: str, decoded: bool) -> None:
-    """The aim was a ratio of 1.2; docs/export.md says why it is missed."""
+def test_the_engine_is_faster_than_a_naive_session_of_the_same_graph(form: str, decoded: bool) -> None:
     figures = engine_over_naive(load_world("doom-arena"), FRAMES, WARMUP, form=form, decoded=decoded)
     print(f"\ndoom-arena: naive {figures['naive']:.2f} ms, engine {figures['engine']:.2f} ms, "
           f"ratio {figures['ratio']:.2f}")
-    assert figures["ratio"] >= 0.9
+    assert figures["ratio"] >= 1.2
 
 
 @pytest.mark.long
