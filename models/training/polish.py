@@ -75,7 +75,7 @@ class DecoderStudent:
         self.net = channels_last(net.to(run.device))
         self.net.encoder.requires_grad_(False)
         self.critic = PatchDiscriminator().to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizers = [
+        self.optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(net.decoder.parameters(), lr=settings.learning_rate, weight_decay=1e-4,
                               betas=(0.5, 0.99)),
             torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_learning_rate, weight_decay=1e-3,

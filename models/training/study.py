@@ -67,10 +67,10 @@ class Variant:
 
 def methods(recipe: Recipe, clip_frames: int = 26) -> list[Variant]:
     """The teacher first; then its students."""
-    students: tuple[Method, ...] = (
+    students: list[Method] = [
         SelfRollout(clip_frames=clip_frames + 8), Consistency(clip_frames=clip_frames),
         DistributionMatching(clip_frames=clip_frames), Adversarial(clip_frames=clip_frames + 8),
-        Scoring(clip_frames=clip_frames))
+        Scoring(clip_frames=clip_frames)]
     few_steps = {"consistency": (1, 2, 4)}  # the others know no level between noise and picture
     return [Variant("teacher", recipe.spec, recipe.dynamics, steps=(1, 2, 4)),
             *(Variant(student.name, recipe.spec, recipe.dynamics, method=student,

@@ -62,7 +62,7 @@ class MatchingStudent:
                                                    weight_decay=0.0, betas=(0.0, 0.99))
         self.critic_optimizer = torch.optim.AdamW(fake.parameters(), lr=settings.critic_learning_rate,
                                                   weight_decay=0.0, betas=(0.0, 0.99))
-        self.optimizers = [self.student_optimizer, self.critic_optimizer]
+        self.optimizers: list[torch.optim.Optimizer] = [self.student_optimizer, self.critic_optimizer]
         self.steps = 0
 
     def _score(self, which: str, played: Played, latents: Tensor, level: Tensor, x: Tensor) -> Tensor:

@@ -67,7 +67,9 @@ class PongGame:
         self._console = ale_py.ALEInterface()
         self._console.setFloat("repeat_action_probability", 0.0)
         self._console.setInt("random_seed", 0)
-        self._console.loadROM(ale_py.roms.get_rom_path("pong"))
+        rom = ale_py.roms.get_rom_path("pong")
+        assert rom is not None, "ale-py brings its ROMs"
+        self._console.loadROM(rom)
         # its right is up, its left is down, and it serves by itself
         self._moves = {(0, 0): ale_py.Action.NOOP, (1, 0): ale_py.Action.RIGHT, (0, 1): ale_py.Action.LEFT,
                        (1, 1): ale_py.Action.NOOP}
