@@ -138,8 +138,8 @@ def latency(world: World, device: str, frames: int, toy: bool) -> dict[str, Any]
 
 
 def preset_row(preset: Preset, device: torch.device, precision: str, limits: dict[str, float]) -> dict[str, Any]:
-    """Milliseconds of a frame of a preset: network, and network with decoder, eager and captured. The captured network
-    is held to the eager one first: the same kernels, so the same numbers."""
+    """Milliseconds of a frame of a preset: network, and network with decoder, eager and captured. The
+    eager network's values must be finite; no oracle stands behind a preset."""
     frame = PresetFrame(preset, device, precision)
     row: dict[str, Any] = {"weights": "random, for latency only"}
     frame.eagerly()
