@@ -1,6 +1,6 @@
 """From a game to a world: record -> autoencoder -> dynamics -> distillation -> decoder -> judges -> pack.
 
-    dreamloop train doom-arena --minutes 132 --resume
+    dreamloop train doom-arena --minutes 100 --resume
     dreamloop train --game gymnasium:MountainCar-v0 --minutes 60
 
 Every stage resumes from an atomic checkpoint, spends its share of the time budget, shows a bar, and
