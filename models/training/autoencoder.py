@@ -3,7 +3,8 @@
 What the autoencoder drops, no dynamics can dream. A monster of eight pixels is half a percent of
 the frame, so a plain loss forgets it; here the loss of a pixel is weighted by what it shows:
 
-    weight = 1 + object_weight [object] + change_weight |frame - previous frame|      (mean 1 per batch)
+    weight = 1 + object_weight [object] max(1, object_size / its area)
+               + change_weight |frame - previous frame|                               (mean 1 per batch)
     loss   = weight (|e| + 2 e^2) + gradient_weight sum over scales |grad e|
 
 What it keeps must also be foretold: the finer the texture in the code, the more it scrambles when
@@ -28,13 +29,18 @@ from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames, to_pixels
 from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.run import Average, Run, train_stage
+from dreamloop.models.training.things import thing_weights, things_kept
 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
+    """object_weight, change_weight: see above; object_size: pixels, a thing of fewer weighs as much as one of so
+    many (0: by its area); latent_noise: deviations."""
+
     batch_frames: int = 16
     learning_rate: float = 1.5e-3
     object_weight: float = 8.0
+    object_size: int = 0
     change_weight: float = 1.0
     gradient_weight: float = 0.25
     latent_noise: float = 0.15
@@ -48,7 +54,7 @@ def channels_last(net: Autoencoder) -> Autoencoder:
 
 def pixel_weights(settings: AutoencoderTraining, pixels: Tensor, before: Tensor, objects: Tensor) -> Tensor:
     """(B, 1, h, w) weights of mean 1. pixels, before: (B, 3, h, w) in [-1, 1]; objects: (B, h, w) float."""
-    near = functional.max_pool2d(objects[:, None], 3, stride=1, padding=1)
+    near = thing_weights(objects, settings.object_size)
     change = (pixels - before).abs().mean(1, keepdim=True).clamp(max=1.0)
     weight = 1.0 + settings.object_weight * near + settings.change_weight * change
     return weight / weight.mean()
@@ -123,12 +129,14 @@ def _track(net: Autoencoder, raw: Tensor) -> None:
 def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], data: Recording,
             moments: int = 256) -> dict[str, float]:
     """Figures on held-out moments. psnr, psnr_objects: PSNR in dB of encoding and decoding, over all
-    pixels and over those of small objects alone; gradient: mean absolute difference of neighbouring
+    pixels and over those of small objects alone; objects_kept: the share of things that are still to be seen
+    (things.py), small ones counting as much as large ones; gradient: mean absolute difference of neighbouring
     pixels over the game's, 1 where no texture is lost; motion_error: see `motion_error`."""
     net = channels_last(Autoencoder(spec).to(run.device))
     net.load_state_dict(values)
     rng = np.random.default_rng(5)
     squared, squared_objects, pixels, object_pixels = 0.0, 0.0, 0, 0
+    kept = np.zeros(2)
     gradients = np.zeros(2)
     pairs, held = [], []
     for _ in range(moments // 16):
@@ -140,6 +148,7 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], data: Recordin
         gradients += [sum(np.abs(np.diff(x.astype(np.float32), axis=i)).sum() for i in (1, 2)) for x in (decoded, now)]
         squared, pixels = squared + error.sum(), pixels + error.size
         squared_objects, object_pixels = squared_objects + error[objects].sum(), object_pixels + objects.sum()
+        kept += sum(np.array(things_kept(*one)) for one in zip(decoded, now, objects, strict=True))
         pairs.append(latents.float().cpu().numpy())
         held.append(actions[:, 1])
     figures = {"psnr": 10 * np.log10(255**2 * pixels / max(squared, 1e-9)),
@@ -147,6 +156,7 @@ def measure(run: Run, spec: WorldSpec, values: dict[str, Tensor], data: Recordin
                "motion_error": motion_error(np.concatenate(pairs), np.concatenate(held))}
     if object_pixels:  # a game may not tell of any
         figures["psnr_objects"] = 10 * np.log10(255**2 * object_pixels / max(squared_objects, 1e-9))
+        figures["objects_kept"] = kept[0] / max(kept[1], 1)
     return figures
 
 

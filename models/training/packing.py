@@ -42,7 +42,8 @@ def start_frames(data: Recording) -> np.ndarray:
     """Frames to start from, (START_FRAMES, H, W, 3) uint8: moments of episodes a second and a half in,
     when the weapon is up, with much to see: things across the width of the picture, not one of them close by."""
     moment = min(52, int(data.lengths.max()) - 1)
-    busy = [(int(data.objects(e, moment, 1).any(axis=(0, 1)).sum()), e) for e in range(len(data.lengths)) if data.lengths[e] > moment]
+    long_enough = [e for e in range(len(data.lengths)) if data.lengths[e] > moment]
+    busy = [(int(data.objects(e, moment, 1).any((0, 1)).sum()), e) for e in long_enough]
     ranked = [e for _, e in sorted(busy, reverse=True)]
     starts = [data.frames(e, moment, 1)[0] for e in ranked[2::3] or ranked]
     return np.stack(starts[:START_FRAMES])
