@@ -17,6 +17,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World
 from dreamloop.runtime import bench_cuda_kernels as on_kernels, bench_cuda_steps as on_steps
+from dreamloop.runtime.bench import oracle_steps
 from dreamloop.runtime.bench_cuda_presets import PRESETS, TOYS
 from dreamloop.runtime.bench_limits import hardware
 from dreamloop.runtime.gpu import kernels_for, why_plain
@@ -111,9 +113,10 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
     run.section("limits", lambda: on_kernels.limits(place, toy))
     run.section("kernels", lambda: on_kernels.verify(world.spec, place))
     limits = run.report.get("limits", {})
+    history = cache(lambda: oracle_steps(world))
     sound = all(row["passed"] for row in run.report.get("kernels", {"none": {"passed": False}}).values())
     if presets is None:
-        run.section("steps", lambda: on_steps.steps(world, device, count, toy, limits, run.left,
+        run.section("steps", lambda: on_steps.steps(world, device, count, toy, limits, history(), run.left,
                                                     lambda name, row: run.put("steps", name, row)))
         sweep = on_kernels.TOY if toy else on_kernels.Sweep()
         if sound:
@@ -123,9 +126,9 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
             run.report["unavailable"]["sweep"] = "a kernel errs: see `kernels`"
     run.section("presets", lambda: _presets(run, place, toy, limits, presets))
     if presets is None:
-        run.section("players", lambda: on_steps.players(world, device, count, toy, run.left,
+        run.section("players", lambda: on_steps.players(world, device, count, toy, history(), run.left,
                                                         lambda name, row: run.put("players", name, row)))
-        run.section("latency_ms", lambda: on_steps.latency(world, device, count, toy))
+        run.section("latency_ms", lambda: on_steps.latency(world, device, count, toy, history()))
     if place.type == "cuda":
         run.report["peak_gib"] = round(torch.cuda.max_memory_allocated(place) / 2**30, 2)
     run.section("plots", lambda: _plots(run.report, folder))

@@ -6,7 +6,7 @@ precision, plus a floor: the rule of all engines.
 The sweep reads a ring of W frames of T tokens with random lists of density d, one for each block of queries:
 
     sdpa     torch's attention over every token of the W frames, which have no padding there: the fastest dense one
-    flex     FlexAttention, compiled, over the same lists as the sparse kernel
+    flex     FlexAttention, compiled, over the same lists as the sparse kernel and held to the same formula
     sparse   runtime/gpu, over the lists; `dense` is the same kernel over all blocks
 """
 
@@ -213,34 +213,39 @@ def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: boo
                     return rows
                 plan, g = random_plan(sweep, block, window, density, device)
                 layer = random(2, 1, sweep.heads, window * g.stride, sweep.head_size)
-                found = k.sparse_attention(query, layer, plan, g)
                 exact = plain.sparse_attention(query.float(), layer.float(), plan, g)
-                error = float((found.float() - exact).abs().max() / exact.abs().max())
-                row: dict[str, Any] = {"window": window, "block": block, "density": density, "error": error,
-                                       "sdpa_ms": sdpa_ms}
-                if not error <= FLOORS[dtype]:
-                    rows.append({**row, "unavailable": f"error {error:.3g} is above {FLOORS[dtype]}"})
-                    continue
-                row["sparse_ms"] = timed_ms(partial(k.sparse_attention, query, layer, plan, g), device)
-                row["speedup"] = sdpa_ms / row["sparse_ms"]
-                row["wanted"] = (0.8 if density >= 0.25 else 0.6) / density if density < 1 else None
+                row: dict[str, Any] = {"window": window, "block": block, "density": density, "sdpa_ms": sdpa_ms}
+                row |= checked(partial(partial, k.sparse_attention, query, layer, plan, g), exact, FLOORS[dtype],
+                               device, "sparse")
+                if "sparse_ms" in row:
+                    row["speedup"] = sdpa_ms / row["sparse_ms"]
+                    row["wanted"] = (0.8 if density >= 0.25 else 0.6) / density if density < 1 else None
                 if flex:
-                    row["flex_ms"] = _flex_ms(q, layer, plan, g, device)
+                    row |= checked(partial(flex_call, q, layer, plan, g), exact, FLOORS[dtype], device, "flex")
                 rows.append(row)
     return rows
 
 
-def _flex_ms(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry, device: torch.device) -> float | str:
-    """FlexAttention over the same lists, whole blocks apart from tails; a reason where it cannot."""
+def checked(make: Callable[[], Callable[[], Tensor]], exact: Tensor, floor: float, device: torch.device,
+            name: str) -> dict[str, Any]:
+    """`NAME_error` of the call that `make` gives, as a share of the largest value of `exact`, and its `NAME_ms`; where
+    the error is above `floor`, or the call fails, no time but `NAME_unavailable`, the reason."""
+    row: dict[str, Any] = {}
     try:
-        call = flex_call(q, layer, plan, g)
-        return timed_ms(call, device)
+        call = make()
+        with torch.inference_mode():
+            row[f"{name}_error"] = error = float((call().float() - exact).abs().max() / exact.abs().max())
+        if not error <= floor:
+            raise RuntimeError(f"error {error:.3g} is above {floor}")
+        row[f"{name}_ms"] = timed_ms(call, device)
     except Exception as error:  # a compiler of many kinds of failure; the row says which
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        row[f"{name}_unavailable"] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return row
 
 
 def flex_call(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry) -> Callable[[], Tensor]:
-    """q: (1, H, T, D); returns a call that gives (1, H, T, D)."""
+    """FlexAttention over the same lists, whole blocks apart from tails. q: (1, H, T, D); returns a call that gives
+    (1, T, H, D)."""
     from torch.nn.attention.flex_attention import BlockMask, flex_attention
     index, tail = plan.index[0, 0], g.parts * g.block_tokens > g.tokens
     is_tail = (index % g.slot_blocks == g.parts - 1) & tail
@@ -256,4 +261,4 @@ def flex_call(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry) -> Callab
     mask = BlockMask.from_kv_blocks(*lists(is_tail), *lists(~is_tail), BLOCK_SIZE=(g.block_tokens, g.block_tokens),
                                     mask_mod=written, seq_lengths=(q.shape[2], layer.shape[3]))
     compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda: compiled(q, layer[0], layer[1], block_mask=mask)
+    return lambda: compiled(q, layer[0], layer[1], block_mask=mask).transpose(1, 2)

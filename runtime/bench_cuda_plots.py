@@ -7,9 +7,11 @@ from typing import Any
 
 COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "error_vs_oracle"),
            "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_bf16_limit", "peak_gib"),
-           "players": ("step_ms", "frames_per_s", "times_single"), "kernels": ("error", "bound", "passed")}
+           "players": ("step_ms", "frames_per_s", "times_single", "error_vs_oracle"),
+           "kernels": ("error", "bound", "passed")}
 WIDTH = 120  # of the tables, where the terminal is narrower or there is none
-SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "sparse_ms", "speedup", "wanted", "error")
+SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "sparse_ms", "speedup", "wanted", "sparse_error",
+         "flex_error")
 
 
 def show(report: dict[str, Any]) -> None:
@@ -38,6 +40,9 @@ def show(report: dict[str, Any]) -> None:
             table(title, ("", *columns), lines)
     if report.get("sweep"):
         table("attention", SWEEP, [tuple(_figure(row.get(c)) for c in SWEEP) for row in report["sweep"]])
+        for name in ("sparse", "flex"):
+            for why in sorted({row[f"{name}_unavailable"] for row in report["sweep"] if f"{name}_unavailable" in row}):
+                console.print(f"attention, {name}: {why}", highlight=False)
     if report.get("latency_ms"):
         table("action to pixels", tuple(report["latency_ms"]), [tuple(map(_figure, report["latency_ms"].values()))])
     for name, why in report["unavailable"].items():

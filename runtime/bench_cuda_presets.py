@@ -11,7 +11,6 @@ key heads than query heads. The decoder has the sizes of TAEHV (github.com/madeb
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -122,7 +121,7 @@ def random_weights(preset: Preset, device: torch.device, dtype: torch.dtype) -> 
 
 
 class PresetFrame:
-    """One player in front of a preset, with full memory; `make` is a frame, eagerly or by a captured graph.
+    """One player in front of a preset, with full memory: `step` is the network, `eagerly` a whole frame.
     precision: `fp32`, `bf16` or `fp8`, whose scales here are a guess, for time does not depend on them."""
 
     def __init__(self, preset: Preset, device: torch.device, precision: str = "bf16") -> None:
@@ -163,12 +162,15 @@ class PresetFrame:
         self.pixels.copy_(self.decoder(z))
         self.frame += 1
 
-    def graph_of(self, work: Callable[[], object]) -> Callable[[], None]:
-        """`work`, which has run before, as a captured graph."""
+    def captured(self) -> Tensor:
+        """What `step` gives, which has run before, by a captured graph: a new one, replayed once."""
         graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.graph(graph):
-            work()
-        return graph.replay
+            made = self.step()
+        with torch.inference_mode():
+            made.fill_(torch.nan)  # so that what the graph does not write is seen
+        graph.replay()
+        return made
 
 
 def flop(preset: Preset) -> float:

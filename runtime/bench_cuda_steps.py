@@ -1,7 +1,9 @@
-"""A frame of a world, of a preset, of many players: each variant verified where there is something to hold it to.
+"""A frame of a world, of a preset, of many players, each verified before it is timed.
 
-Times are of a whole frame, decoder included, from the host and back to it: what a player waits for between key and
-pixels, without a screen. The presets' times are those of the device alone.
+Steps, players and action to pixels are held to the float64 oracle, with as many players and, where the engine captures
+a graph, by that graph. A preset has no oracle: its captured network is held to the eager one. Times are of a whole
+frame, decoder included, from the host and back to it: what a player waits for between key and pixels, without a
+screen. The presets' times are those of the device alone.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from dreamloop.models.core.world import World
-from dreamloop.runtime.bench import BOUNDS, actions_of, largest_error, oracle_steps
+from dreamloop.runtime.bench import BOUNDS, OracleStep, actions_of, largest_error
 from dreamloop.runtime.bench_cuda_kernels import timed_ms
 from dreamloop.runtime.bench_cuda_presets import Preset, PresetFrame, flop
 from dreamloop.runtime.bench_limits import least_seconds
@@ -24,11 +26,13 @@ from dreamloop.runtime.engines.triton_engine import TritonEngine
 from dreamloop.runtime.profiler import percentiles
 from dreamloop.runtime.session import Session
 
-VARIANTS = ("torch-eager-bf16", "torch-compile-bf16", "torch-compile-reduce-overhead-bf16", "triton-eager-bf16",
-            "triton-bf16", "triton-fp8", "triton-fp32")
+VARIANTS = (("torch-eager", "bf16"), ("torch-compile", "bf16"), ("torch-compile-reduce-overhead", "bf16"),
+            ("triton-eager", "bf16"), ("triton", "bf16"), ("triton", "fp8"), ("triton", "fp32"))
+PRESET_BOUND = 2e-2  # of the largest change that a preset's eager network makes: both run the same kernels
 PLAYERS = (1, 2, 4, 8, 16, 32, 64)
 WARMUP = 20
 Left = Callable[[], float]
+Put = Callable[[str, dict[str, Any]], None]
 
 
 class EagerTriton(TritonEngine):
@@ -38,9 +42,8 @@ class EagerTriton(TritonEngine):
         self._run(state, actions, view_frames, self._frame)
 
 
-def opened(name: str, world: World, device: str, toy: bool) -> Engine:
-    """A variant by name; raises what its engine raises."""
-    engine, _, precision = name.rpartition("-")
+def opened(engine: str, precision: str, world: World, device: str, toy: bool) -> Engine:
+    """A variant; raises what its engine raises."""
     if engine == "torch-eager":
         return TorchEngine(world, precision, device=device)
     if engine.startswith("torch-compile"):
@@ -52,14 +55,13 @@ def opened(name: str, world: World, device: str, toy: bool) -> Engine:
     return kind(world, precision, device=device, **({"calibration_frames": 6} if toy else {}))
 
 
-def verified(name: str, world: World, device: str, toy: bool, history: list[Any]) -> tuple[Engine, float]:
-    """The engine and its error against the oracle; raises where the error is above its bound."""
-    engine = opened(name, world, device, toy)
-    error = largest_error(engine, history)
-    bound = BOUNDS[name.rpartition("-")[2]] * max(float(np.abs(step.after.latent).max()) for step in history)
+def verified(engine: Engine, precision: str, history: list[OracleStep], players: int = 1) -> float:
+    """The engine's error against the oracle, for so many players in one step; raises where it is above its bound."""
+    error = largest_error(engine, history, players)
+    bound = BOUNDS[precision] * max(float(np.abs(step.after.latent).max()) for step in history)
     if not error <= bound:
         raise RuntimeError(f"error {error:.3g} against the float64 oracle is above the bound {bound:.3g}")
-    return engine, error
+    return error
 
 
 def step_row(engine: Engine, error: float, frames: int) -> dict[str, Any]:
@@ -78,35 +80,40 @@ def step_row(engine: Engine, error: float, frames: int) -> dict[str, Any]:
             "error_vs_oracle": error}
 
 
-def steps(world: World, device: str, frames: int, toy: bool, limits: dict[str, float], left: Left,
-          put: Callable[[str, dict[str, Any]], None]) -> None:
+def steps(world: World, device: str, frames: int, toy: bool, limits: dict[str, float], history: list[OracleStep],
+          left: Left, put: Put) -> None:
     """Every variant of a frame of the world, verified first. put(name, row): takes each as it is measured."""
-    history = oracle_steps(world)
-    for name in VARIANTS:
+    for kind, precision in VARIANTS:
+        name = f"{kind}-{precision}"
         if left() <= 0:
             put(name, {"unavailable": "no time was left"})
             continue
         try:
-            engine, error = verified(name, world, device, toy, history)
-            row = step_row(engine, error, frames)
+            engine = opened(kind, precision, world, device, toy)
+            row = step_row(engine, verified(engine, precision, history), frames)
         except Exception as reason:  # one variant that fails leaves the others as they are
             put(name, {"unavailable": one_line(reason)})
             continue
-        kind = name.rpartition("-")[2]
-        if limits.get(kind) and limits.get("bf16"):
-            speeds = {kind: 1e12 * limits[kind], "fp32": 1e12 * limits["bf16"]}  # what is not narrow runs in bf16
-            row["share_of_limit"] = round(1e3 * least_seconds(world.spec, speeds, kind) / row["p50_ms"], 4)
+        if limits.get(precision) and limits.get("bf16"):
+            speeds = {precision: 1e12 * limits[precision], "fp32": 1e12 * limits["bf16"]}  # what is not narrow: bf16
+            row["share_of_limit"] = round(1e3 * least_seconds(world.spec, speeds, precision) / row["p50_ms"], 4)
         put(name, row)
 
 
-def players(world: World, device: str, frames: int, toy: bool, left: Left,
-            put: Callable[[str, dict[str, Any]], None]) -> None:
-    """Frames a second of all players together, B in one step."""
-    engine = opened("triton-bf16", world, device, toy)
+def players(world: World, device: str, frames: int, toy: bool, history: list[OracleStep], left: Left, put: Put) -> None:
+    """Frames a second of all players together, B in one step; each B is verified first, with players at different
+    times."""
+    engine = opened("triton", "bf16", world, device, toy)
     single = 0.0
     for count in PLAYERS[: 3 if toy else None]:
         if left() <= 0:
-            return
+            put(str(count), {"unavailable": "no time was left"})
+            continue
+        try:
+            error = verified(engine, "bf16", history, count)
+        except RuntimeError as reason:
+            put(str(count), {"unavailable": one_line(reason)})
+            continue
         state = engine.new_state(count)
         state.seed[:] = np.arange(count)
         state.latent = np.repeat(engine.encode(world.starts[:1]), count, axis=0)
@@ -118,14 +125,18 @@ def players(world: World, device: str, frames: int, toy: bool, left: Left,
             if frame >= 0:
                 samples.append(1e3 * (time.perf_counter() - began))
         p50 = float(np.median(samples))  # the graph holds the decoder
-        single = single or 1e3 / p50
-        put(str(count), {"step_ms": round(p50, 4), "frames_per_s": round(1e3 * count / p50, 1),
-                         "times_single": round(1e3 * count / p50 / single, 2)})
+        row = {"step_ms": round(p50, 4), "frames_per_s": round(1e3 * count / p50, 1), "error_vs_oracle": error}
+        if count == 1:
+            single = 1e3 / p50
+        if single:
+            row["times_single"] = round(1e3 * count / p50 / single, 2)
+        put(str(count), row)
 
 
-def latency(world: World, device: str, frames: int, toy: bool) -> dict[str, Any]:
-    """From the call with an action to its pixels on the host, through a session."""
-    engine = opened("triton-bf16", world, device, toy)
+def latency(world: World, device: str, frames: int, toy: bool, history: list[OracleStep]) -> dict[str, Any]:
+    """From the call with an action to its pixels on the host, through a session; the engine is verified first."""
+    engine = opened("triton", "bf16", world, device, toy)
+    error = verified(engine, "bf16", history)
     samples = []
     with Session(world, engine=engine, seed=7) as session:
         for frame in range(-WARMUP, frames):
@@ -134,18 +145,21 @@ def latency(world: World, device: str, frames: int, toy: bool) -> dict[str, Any]
             session.step(action).pixels.sum()
             if frame >= 0:
                 samples.append(1e3 * (time.perf_counter() - began))
-    return {name: round(value, 4) for name, value in percentiles(samples).items()}
+    return {**{name: round(value, 4) for name, value in percentiles(samples).items()}, "error_vs_oracle": error}
 
 
 def preset_row(preset: Preset, device: torch.device, precision: str, limits: dict[str, float]) -> dict[str, Any]:
-    """Milliseconds of a frame of a preset: network, and network with decoder, eager and captured. The
-    eager network's values must be finite; no oracle stands behind a preset."""
+    """Milliseconds of a frame of a preset: network, and network with decoder, eager and captured. The eager network's
+    values must be finite, and on a GPU the captured network's must be those of the eager one; no oracle stands behind a
+    preset."""
     frame = PresetFrame(preset, device, precision)
     row: dict[str, Any] = {"weights": "random, for latency only"}
     frame.eagerly()
     expected = frame.step().clone()
     if not torch.isfinite(expected).all():
         raise RuntimeError("the network gives values that are not finite")
+    if device.type == "cuda":
+        row["captured_error"] = same_network(frame.captured(), expected, frame.latent)
     row["network_eager_ms"] = timed_ms(frame.step, device, captured=False)
     network_ms, frame_ms = timed_ms(frame.step, device, inner=3), timed_ms(frame.eagerly, device, inner=3)
     if device.type == "cuda":
@@ -159,6 +173,16 @@ def preset_row(preset: Preset, device: torch.device, precision: str, limits: dic
         row["share_of_bf16_limit"] = round(row["tflop"] / limits["bf16"] / (best / 1e3), 4)
     row["fps"] = round(1e3 / row.get("frame_ms", frame_ms), 2)
     return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
+def same_network(found: torch.Tensor, expected: torch.Tensor, latent: torch.Tensor) -> float:
+    """Error of what a network made of `latent`, as a share of the largest change that the expected one made to it;
+    raises where it is above `PRESET_BOUND`."""
+    error = float((found - expected).abs().max() / (expected - latent).abs().max())
+    if not error <= PRESET_BOUND:
+        raise RuntimeError(f"the captured network differs from the eager one by {error:.3g} of what it changes, "
+                           f"above the bound {PRESET_BOUND}")
+    return error
 
 
 def one_line(error: BaseException) -> str:

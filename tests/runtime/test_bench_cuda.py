@@ -5,6 +5,7 @@ measured."""
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ from worlds import tiny_world
 from dreamloop.demos.cli import main
 from dreamloop.models.core.spec import DynamicsSpec
 from dreamloop.models.networks.dit import NORM_EPSILON, rms_norm
-from dreamloop.runtime import bench_cuda_kernels as on_kernels
+from dreamloop.runtime import bench_cuda_kernels as on_kernels, bench_cuda_steps as on_steps
+from dreamloop.runtime.bench import largest_error, oracle_steps
 from dreamloop.runtime.bench_cuda import SECTIONS, Run
 from dreamloop.runtime.bench_cuda_presets import PRESETS, TOYS, PresetFrame, flop, random_weights
+from dreamloop.runtime.engines.base import State
+from dreamloop.runtime.engines.torch_engine import TorchEngine
 from dreamloop.runtime.engines.triton_network import Network
 from dreamloop.runtime.gpu import plain
 
@@ -48,6 +52,7 @@ def test_every_section_has_its_figures(rehearsal: Path) -> None:
     assert {row["density"] for row in report["sweep"]} == {0.25, 0.5, 1.0}
     assert len(report["presets"]) == 4 and all("random" in row["weights"] for row in report["presets"].values())
     assert list(report["players"]) == ["1", "2", "4"]
+    assert all(0 < row["error_vs_oracle"] < 0.1 for row in (*report["players"].values(), report["latency_ms"]))
     assert "rehearsal" in report["device"]
     for name in ("sweep.png", "steps.png", "players.png"):
         assert (rehearsal / name).read_bytes().startswith(b"\x89PNG")
@@ -106,6 +111,39 @@ def test_a_kernel_that_errs_does_not_pass(tmp_path: Path) -> None:
             return (lambda x, y, gate: x + y) if name == "gate_residual" else getattr(plain, name)
     rows = on_kernels.verify(world.spec, CPU, Wrong(), torch.float32)  # type: ignore[arg-type]
     assert [name for name, row in rows.items() if not row["passed"]] == ["gate_residual"]
+
+
+@pytest.mark.parametrize("wrong", [1.1, torch.nan])
+def test_an_attention_that_errs_is_not_timed(wrong: float) -> None:
+    exact = torch.ones(1, 3, 2, 4)
+    row = on_kernels.checked(partial(partial, torch.mul, exact, wrong), exact, 2e-2, CPU, "flex")
+    assert "flex_ms" not in row and "is above 0.02" in row["flex_unavailable"]
+    right = on_kernels.checked(partial(partial, torch.mul, exact, 1.01), exact, 2e-2, CPU, "flex")
+    assert right["flex_ms"] >= 0 and right["flex_error"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_an_attention_that_cannot_run_says_why() -> None:
+    def make() -> partial[torch.Tensor]:
+        raise RuntimeError("no such tile\nand a long story")
+    row = on_kernels.checked(make, torch.ones(1), 1, CPU, "x")
+    assert row == {"x_unavailable": "no such tile"}
+
+
+class Mixing(TorchEngine):
+    """Gives the second of two players the first one's frame."""
+
+    def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
+        super().step(state, actions, view_frames)
+        state.latent[1:] = state.latent[0]
+
+
+def test_players_at_different_times_are_held_to_the_oracle_together(tmp_path: Path) -> None:
+    world = tiny_world(tmp_path)
+    history = oracle_steps(world)
+    assert largest_error(TorchEngine(world), history, players=3) <= 1e-5
+    assert on_steps.verified(Mixing(world), "fp32", history) <= 1e-5
+    with pytest.raises(RuntimeError, match="against the float64 oracle"):
+        on_steps.verified(Mixing(world), "fp32", history, players=2)
 
 
 # -- presets -----------------------------------------------------------------------------------------------
@@ -168,3 +206,11 @@ def test_a_decoder_makes_whole_frames_that_hang_on_the_frame_before(name: str) -
     with torch.inference_mode():  # the same latent after another past
         assert not torch.equal(same.decoder(same.step()), first)
     assert int(frame.frame) == 1001
+
+
+def test_a_captured_network_is_held_to_the_eager_one() -> None:
+    latent, expected = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
+    assert on_steps.same_network(expected.clone(), expected, latent) == 0
+    for wrong in (expected * 1.1, expected * torch.nan):
+        with pytest.raises(RuntimeError, match="the captured network differs"):
+            on_steps.same_network(wrong, expected, latent)
