@@ -36,7 +36,7 @@ def bounded(cases: Iterable[Case], growth_bytes: int) -> Iterator[Case]:
     `growth_bytes` at any time. Says what they took."""
     count, begun, before = 0, time.perf_counter(), signal.signal(signal.SIGALRM, _hang)
     try:
-        for count, case in enumerate(cases, start=1):  # noqa: B007  the count is said below
+        for count, case in enumerate(cases, start=1):
             if count == 2:  # the first case imports what all of them use
                 _forget_peak()
                 settled = _peak_bytes()
