@@ -245,7 +245,8 @@ def replay(log: ActionLog, session: Session, state: Snapshot | None = None) -> I
         if entry.save:
             bookmarks[entry.save] = session.snapshot()
         try:
-            yield entry, _made(entry, session, bookmarks.get(str(entry.value), state))
+            bookmark = bookmarks.get(entry.value, state) if entry.kind == "load" else None
+            yield entry, _made(entry, session, bookmark)
         except LogError:
             raise
         except DreamloopError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bounds import bounded
 from core.strategies import world_specs
 from hypothesis import given, settings, strategies as st
 from safetensors.numpy import load, save
@@ -23,6 +24,7 @@ from dreamloop.models.core.quantize import SCALE, is_quantized
 from dreamloop.models.core.spec import DynamicsSpec, to_json, weight_shapes
 from dreamloop.models.core.world import (
     CARD_FILE,
+    FIGURES_FILE,
     MAX_SPEC_BYTES,
     SPEC_FILE,
     STARTS_FILE,
@@ -331,6 +333,7 @@ def test_a_claimed_header_size_takes_no_memory(files: dict[str, bytes], tmp_path
 
 # -- fuzzing -----------------------------------------------------------------------------------------
 
+FIGURES = {"assets": "drawn", "evaluation": {"psnr": {"1": 20.5}, "episodes": 16, "engine": "native"}}
 VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1, 2, 3, 7, 64, 1024, 4096, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308,
                            float("nan"), float("inf"), "", "x", "dense", "window", "\n", "\ud800", [], {}, [1], [[]],
                            {"a": {}}, "y" * 300)
@@ -405,7 +408,10 @@ def mutate_tensors(content: bytes, generator: random.Random) -> bytes:
 def fuzz(seed: int, files: dict[str, bytes], folder: Path) -> bool:
     """Load one mutated world; True if it was accepted. Anything but a `WorldError` comes through."""
     generator = random.Random(seed)
-    files = dict(files)
+    files = {**files, FIGURES_FILE: json.dumps(FIGURES).encode()}
+    if generator.random() < 0.1:
+        figures = json.dumps(mutate_json(json.loads(files[FIGURES_FILE]), generator)).encode()
+        files[FIGURES_FILE] = mutate_bytes(figures, generator) if generator.random() < 0.5 else figures
     for _ in range(generator.choice((1, 1, 1, 2))):
         name = generator.choice(DATA_FILES)
         deed = generator.randrange(4)
@@ -437,6 +443,7 @@ def fuzz(seed: int, files: dict[str, bytes], folder: Path) -> bool:
     assert {name: value.shape for name, value in world.weights.items()} == weight_shapes(world.spec)
     assert all(np.isfinite(value).all() for value in world.weights.values())
     assert world.starts.shape[1:] == (world.spec.frame_height, world.spec.frame_width, 3)
+    assert set(world.figures) <= set(FIGURES)
     return True
 
 
@@ -461,5 +468,6 @@ def test_mutations_reach_both_sides_and_take_little_memory(files: dict[str, byte
 
 @pytest.mark.long
 def test_ten_thousand_mutated_worlds(files: dict[str, bytes], tmp_path: Path) -> None:
-    accepted = sum(fuzz(seed, files, tmp_path / "world") for seed in range(10_000))
+    accepted = sum(fuzz(seed, files, tmp_path / "world") for seed in bounded(range(10_000), MEMORY_CAP_BYTES))
+    print(f"{accepted} accepted")
     assert 500 < accepted < 6_000

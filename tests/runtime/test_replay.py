@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bounds import bounded
 from clocks import FakeClock
 from worlds import random_frames
 
@@ -21,10 +22,11 @@ from dreamloop.demos.replay import replay_log
 from dreamloop.demos.scripted import ScriptedSource
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World
-from dreamloop.runtime import Command, FrameLoop, Session
+from dreamloop.runtime import Command, FrameLoop, Session, engine_status
 from dreamloop.runtime.loop import Presented
 
 ENGINE = "onnxruntime"
+QUICK = "native" if engine_status("native").available else ENGINE  # opens in a millisecond, which makes counts cheap
 MEMORY_CAP_BYTES = 100_000_000  # the longest line of a log, as text, as JSON and as numbers
 
 
@@ -39,8 +41,8 @@ class Script:
 
 
 def write_log(path: Path, world: World, commands: Sequence[Command] = (), frames: int = 20,
-              start: int | np.ndarray = 1) -> list[Presented]:
-    with Session(world, ENGINE, seed=5, start=start, threads=1) as session, \
+              start: int | np.ndarray = 1, engine: str = ENGINE) -> list[Presented]:
+    with Session(world, engine, seed=5, start=start, threads=1) as session, \
             action_log.ActionLog(path, session, start) as log:
         loop = FrameLoop(session, Script(world, commands), log, clock=FakeClock())
         records = []
@@ -222,9 +224,9 @@ def test_a_log_is_replayed_on_the_form_that_it_was_made_on(tmp_path: Path, world
 def mutate_logs(world: World, folder: Path, path: Path, count: int) -> int:
     """How many of `count` mutated logs still replay in full."""
     commands = every_event(world)
-    write_log(path, world, commands, frames=len(commands))
+    write_log(path, world, commands, frames=len(commands), engine=QUICK)
     data, random, whole = path.read_bytes(), np.random.default_rng(1), 0
-    for _ in range(count):
+    for _ in bounded(range(count), MEMORY_CAP_BYTES):
         changed = bytearray(data)
         for _ in range(int(random.integers(1, 4))):
             at = int(random.integers(0, len(changed)))
@@ -236,7 +238,7 @@ def mutate_logs(world: World, folder: Path, path: Path, count: int) -> int:
         try:
             whole += bool(replay_log(str(path), verify=True, world=str(folder))["equal"])
         except DreamloopError as error:
-            assert "\n" not in str(error)
+            assert str(error).isprintable() and len(str(error)) < 1000, repr(str(error))
     return whole
 
 
@@ -251,7 +253,9 @@ def test_mutated_logs_never_crash_and_take_little_memory(world: World, folder: P
 
 @pytest.mark.long
 def test_ten_thousand_mutated_logs_never_crash(world: World, folder: Path, tmp_path: Path) -> None:
-    assert mutate_logs(world, folder, tmp_path / "log", 10_000) < 10_000
+    whole = mutate_logs(world, folder, tmp_path / "log", 10_000)
+    print(f"{whole} replayed in full")
+    assert whole < 1000
 
 
 def replay_in_a_new_process(world: World, folder: Path, path: Path, frames: int) -> None:
