@@ -24,8 +24,8 @@ from dreamloop.runtime.engines.onnx_precision import precision_of
 from dreamloop.runtime.export import Export
 
 FRAMES = 300
-# error of the worst frame's latents over the reference's latents, both root mean square. doom-arena's frames differ from
-# the ones before them by 0.5; fp32 measures about 1e-6, fp8 0.06, int4 0.2, int8 0.2
+# error of the worst frame's latents over the reference's latents, both root mean square. doom-arena's frames differ
+# from the ones before them by 0.5; fp32 measures about 1e-6, fp8 0.06, int4 0.2, int8 0.2
 BOUNDS = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.1, "int8": 0.3, "fp8": 0.15, "int4": 0.3}
 
 
@@ -73,8 +73,9 @@ def line(figures: dict[str, Any]) -> str:
     """The figures for a reader."""
     verdict = "within" if figures["ok"] else "ABOVE"
     return (f"{figures['frames']} frames beside {figures['reference']}: error of the worst one "
-            f"{figures['worst_error']:.3g} (RMS), {verdict} the bound {figures['bound']:.3g}; step and decode {figures['p50_ms']} ms p50, "
-            f"{figures['p95_ms']} p95, {figures['p99_ms']} p99; check.json says more")
+            f"{figures['worst_error']:.3g} (RMS), {verdict} the bound {figures['bound']:.3g}; "
+            f"step and decode {figures['p50_ms']} ms p50, {figures['p95_ms']} p95, {figures['p99_ms']} p99; "
+            "check.json says more")
 
 
 def _of_folder(world: World, options: Export, folder: Path) -> Engine:
