@@ -20,11 +20,13 @@ from dreamloop.models.core.errors import DreamloopError, EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime.engines import engine_status, open_engine
 from dreamloop.runtime.engines.base import Engine, State
+from dreamloop.runtime.engines.onnx_precision import precision_of
 from dreamloop.runtime.export import Export
 
 FRAMES = 300
-# largest error of a latent, as a share of the reference's largest; a world in float32 measures about 1e-6
-BOUNDS = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.1, "int8": 0.2, "fp8": 0.3, "int4": 0.5}
+# error of the worst frame's latents over the reference's latents, both root mean square. doom-arena's frames differ
+# from the ones before them by 0.5; fp32 measures about 1e-6, fp8 0.06, int4 0.2, int8 0.2
+BOUNDS = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.1, "int8": 0.3, "fp8": 0.15, "int4": 0.3}
 
 
 def check(world: World, options: Export, folder: Path, frames: int = FRAMES,
@@ -35,7 +37,7 @@ def check(world: World, options: Export, folder: Path, frames: int = FRAMES,
     reference, name = _reference(world, options)
     spec, state = world.spec, reference.new_state(1)
     state.latent = reference.encode(world.starts[:1]).astype(np.float32)
-    errors, seconds, largest = [], [], 0.0
+    errors, sizes, seconds, largest = [], [], [], 0.0
     for frame in range(frames):
         actions = np.random.default_rng(frame // 6).integers(0, 2, (1, spec.actions.size)).astype(np.float32)
         mine = _moved(engine, state)
@@ -44,21 +46,25 @@ def check(world: World, options: Export, folder: Path, frames: int = FRAMES,
         engine.decode(mine.latent)
         seconds.append(time.perf_counter() - began)
         reference.step(state, actions)
-        errors.append(float(np.max(np.abs(mine.latent.astype(np.float64) - state.latent))))
-        largest = max(largest, float(np.max(np.abs(state.latent))))
+        difference = mine.latent.astype(np.float64) - state.latent
+        errors.append(float(np.sqrt(np.mean(difference**2))))
+        sizes.append(float(np.mean(state.latent.astype(np.float64) ** 2)))
+        largest = max(largest, float(np.max(np.abs(difference))))
         if progress:
             progress(frame + 1, frames)
-    bound = BOUNDS[options.precision.split("-")[0]] * largest
+    bound = BOUNDS[options.precision.split("-")[0]] * float(np.sqrt(np.mean(sizes)))
     p50, p95, p99 = (round(1e3 * float(p), 3) for p in np.percentile(seconds, [50, 95, 99]))
-    figures = {"frames": frames, "reference": name, "engine": engine.describe(), "largest_error": max(errors),
-               "worst_frame": int(np.argmax(errors)) + 1, "bound": bound, "ok": bool(np.max(errors) <= bound),
-               "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
+    figures = {"frames": frames, "reference": name, "engine": engine.describe(), "worst_error": max(errors),
+               "worst_frame": int(np.argmax(errors)) + 1, "largest_difference": largest, "bound": bound,
+               "ok": bool(np.max(errors) <= bound), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
     (folder / "check.json").write_text(json.dumps(figures, indent=2, default=str) + "\n", "utf-8")
     return figures
 
 
 def require(options: Export) -> None:
     """Raise `DreamloopError` of one line where what is to be exported cannot run here, before anything is built."""
+    if options.to == "onnx" and precision_of(options.precision).base == "bf16":
+        raise DreamloopError("--check cannot run bf16: ONNX Runtime has no kernels for it; the graph is for TensorRT")
     if options.to != "onnx" and not (status := engine_status(options.to)).available:
         raise DreamloopError(f"--check cannot run {options.to} here: {status.reason}")
 
@@ -66,9 +72,10 @@ def require(options: Export) -> None:
 def line(figures: dict[str, Any]) -> str:
     """The figures for a reader."""
     verdict = "within" if figures["ok"] else "ABOVE"
-    return (f"{figures['frames']} frames beside {figures['reference']}: largest error {figures['largest_error']:.3g}, "
-            f"{verdict} the bound {figures['bound']:.3g}; step and decode {figures['p50_ms']} ms p50, "
-            f"{figures['p95_ms']} p95, {figures['p99_ms']} p99; check.json says more")
+    return (f"{figures['frames']} frames beside {figures['reference']}: error of the worst one "
+            f"{figures['worst_error']:.3g} (RMS), {verdict} the bound {figures['bound']:.3g}; "
+            f"step and decode {figures['p50_ms']} ms p50, {figures['p95_ms']} p95, {figures['p99_ms']} p99; "
+            "check.json says more")
 
 
 def _of_folder(world: World, options: Export, folder: Path) -> Engine:

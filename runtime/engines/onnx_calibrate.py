@@ -28,7 +28,7 @@ def measure(world: World) -> dict[str, float]:
         size = g.node("ReduceMax", f"{LARGEST}{name}", g.node("Abs", f"{name}.size", tensor), keepdims=0)
         g.output(size, size, ())
     model = g.model(onnx_graph.identity(world, "step", 1)).SerializeToString()
-    run = StepPass(open_session(onnxruntime, model, 1), spec, 1, onnxruntime)
+    run = StepPass(open_session(onnxruntime, model, 1), spec, 1)
     encoder = open_session(onnxruntime, onnx_graph.build(world, "encode", 1).SerializeToString(), 1)
     largest = dict.fromkeys(run.extra, 0.0)
     for start in range(min(STARTS, len(world.starts))):

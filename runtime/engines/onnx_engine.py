@@ -1,6 +1,7 @@
 """Engine `onnxruntime`: plays a world without torch, on graphs of our own making.
 
-The ring is one numpy array of the State, bound to the graph in place (onnx_pass.py), so no frame copies it.
+The ring is one array of the State, bound to the graph in place (onnx_pass.py), so no frame copies it: of numpy, or of
+torch on an NVIDIA GPU where ONNX Runtime's CUDA provider is there (onnx_device.py).
 Forms and precisions are those of the graphs (onnx_graph.py, onnx_precision.py), as far as ONNX Runtime has
 kernels for them on this machine.
 """
@@ -17,7 +18,8 @@ from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime.engines.base import State, empty_state, import_package
-from dreamloop.runtime.engines.onnx_pass import PROVIDERS, StepPass, open_session
+from dreamloop.runtime.engines.onnx_device import best
+from dreamloop.runtime.engines.onnx_pass import StepPass, open_session
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
 LARGEST_CHUNK = 16  # frames that `decode` and `encode` take at once
@@ -41,12 +43,13 @@ class OnnxEngine:
         except (ImportError, OSError) as error:  # OSError: a shared library that does not load
             raise EngineError(f"engine onnxruntime cannot run: {str(error).splitlines()[0]}; "
                               "pip install 'dreamloop[onnx]'") from error
-        form = form or _best_form(world, precision, onnxruntime.__version__)
+        self.device = best(onnxruntime)
+        form = form or _best_form(world, precision, onnxruntime.__version__, self.device.name)
         if form not in onnx_graph.FORMS:
             raise EngineError(f"engine onnxruntime knows form {', '.join(onnx_graph.FORMS)}, not {str(form)[:40]!r}")
         self.dtype = onnx_precision.precision_of(precision).dtype
         if precision == "bf16":
-            raise EngineError("engine onnxruntime has no bfloat16 products on a CPU; use fp32 or fp16")
+            raise EngineError("engine onnxruntime has no bfloat16 products; use fp32 or fp16")
         self.world, self.precision, self.form = world, precision, form
         self.threads = threads or min(DEFAULT_THREADS, _cores())
         self.load_or_build = onnx_cache.load_or_build
@@ -57,13 +60,13 @@ class OnnxEngine:
         self._passes: dict[int, StepPass] = {}
 
     def new_state(self, batch: int = 1) -> State:
-        return empty_state(self.world.spec, np.zeros(self.world.spec.ring_shape(batch), self.dtype), batch)
+        return empty_state(self.world.spec, self.device.zeros(self.world.spec.ring_shape(batch), self.dtype), batch)
 
     def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec, frames = self.world.spec, state.frame + 1
         run = self._passes.get(state.batch)
         if run is None:
-            run = StepPass(self._session("step", state.batch), spec, state.batch, self._runtime)
+            run = StepPass(self._session("step", state.batch), spec, state.batch, self.device)
             self._passes[state.batch] = run
         run.bind_ring(state.ring)
         z: np.ndarray | None = None
@@ -83,14 +86,15 @@ class OnnxEngine:
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name, "precision": self.precision, "form": self.form, **self._versions,
-                "threads": self.threads, "providers": ", ".join(PROVIDERS), "device": "cpu"}
+                "threads": self.threads, "providers": ", ".join(self.device.providers), "device": self.device.name,
+                **({"note": self.device.note} if self.device.note else {})}
 
     def _session(self, kind: str, batch: int) -> Any:
         """The ONNX Runtime session of a graph, made at its first use."""
         if (kind, batch) not in self._sessions:
             data = self.load_or_build(self.world, kind, batch, self.form, self.precision)
             self._sessions[kind, batch] = open_session(self._runtime, data, self.threads,
-                                                            keep_int8=self.form == "in_place")
+                                                       self.form == "in_place", self.device)
         return self._sessions[kind, batch]
 
     def _in_chunks(self, kind: str, values: np.ndarray) -> np.ndarray:
@@ -100,11 +104,13 @@ class OnnxEngine:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _best_form(world: World, precision: str, version: str) -> str:
+def _best_form(world: World, precision: str, version: str, device: str) -> str:
     """`in_place` where ONNX Runtime has its operators and it copies nothing: attention is then one node of a layer, and
-    the frame's slot is written inside the pass. With sinks it would copy the keys."""
+    the frame's slot is written inside the pass. With sinks it would copy the keys; that a GPU has the operators is not
+    known."""
     known = tuple(int(part) for part in version.split(".")[:2]) >= IN_PLACE_VERSION
-    return "in_place" if known and precision == "fp32" and not world.spec.memory.sink_frames else "portable"
+    fits = known and precision == "fp32" and device == "cpu" and not world.spec.memory.sink_frames
+    return "in_place" if fits else "portable"
 
 
 def _cores() -> int:

@@ -1,8 +1,9 @@
 """One pass of a step graph in ONNX Runtime, with all its buffers bound: the ring is never copied.
 
-Each layer's keys and values are a contiguous part of the State's ring and are bound to the graph in place. Forms
-`portable` and `sparse` give fresh keys and values, which `commit` writes into each player's own slot; form
-`in_place` has the same memory bound as ring in and ring out, and writes that slot itself.
+Buffers lie where a device says (onnx_device.py). Each layer's keys and values are a contiguous part of the State's ring
+and are bound to the graph in place. Forms `portable` and `sparse` give fresh keys and values, which `commit` writes
+into each player's own slot; form `in_place` has the same memory bound as ring in and ring out, and writes that slot
+itself.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import numpy as np
 from dreamloop.models.core.conditioning import PassInputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.spec import WorldSpec
+from dreamloop.runtime.engines.onnx_device import Host
 
 SINK_INPUTS = ("store_cos", "store_sin", "sink_cos", "sink_sin")
-PROVIDERS = ["CPUExecutionProvider"]
 MASKED = -1e9  # added to a score, leaves exactly 0 after the softmax
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(bool)": np.bool_,
          "tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
-def open_session(runtime: Any, model: bytes, threads: int, keep_int8: bool = False) -> Any:
-    """An ONNX Runtime session. Raises `EngineError` where the runtime has no kernel for what the graph asks.
+def open_session(runtime: Any, model: bytes, threads: int, keep_int8: bool = False, device: Host | None = None) -> Any:
+    """An ONNX Runtime session, by default on the CPU. Raises `EngineError` where the runtime has no kernel for what
+    the graph asks, or cannot use the device.
 
     keep_int8: leave quantised activations signed; ONNX Runtime's own change to unsigned is faster, and makes graphs
     of opset 21 and more invalid (seen with 1.32)."""
@@ -35,73 +37,83 @@ def open_session(runtime: Any, model: bytes, threads: int, keep_int8: bool = Fal
     if keep_int8:
         options.add_session_config_entry("session.qdqisint8allowed", "1")
     options.log_severity_level = 3
+    providers = list((device or Host()).providers)
     try:
-        return runtime.InferenceSession(model, options, providers=PROVIDERS)
+        session = runtime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # its classes share no base but this one, and differ from version to version
         reason = str(error).splitlines()[0][:300]
         raise EngineError(f"engine onnxruntime cannot run this graph: {reason}") from error
+    if (used := session.get_providers()[0]) != providers[0]:  # it goes on without a provider that does not load
+        raise EngineError(f"engine onnxruntime could not use {providers[0]} and took {used}; CUDA_VISIBLE_DEVICES= "
+                          "(empty) makes it use the CPU from the start")
+    return session
 
 
 class StepPass:
     """The step graph for B players. fresh: (L, 2, B, H, T, D) of the ring's type, keys and values of the last
     call, owned by this object; None for form `in_place`. extra: further outputs by name, such as a calibration's."""
 
-    def __init__(self, session: Any, spec: WorldSpec, batch: int, runtime: Any) -> None:
-        self.session, self.spec, self.batch, self._runtime = session, spec, batch, runtime
+    def __init__(self, session: Any, spec: WorldSpec, batch: int, device: Host | None = None) -> None:
+        self.session, self.spec, self.batch, self.device = session, spec, batch, device or Host()
         d = spec.dynamics
         inputs = {i.name: i for i in session.get_inputs()}
         self.dtype = np.dtype(TYPES[inputs["key_0"].type])
         self.in_place = "write_index" in inputs
-        self.values = {name: np.zeros(i.shape, TYPES[i.type]) for name, i in inputs.items()
-                       if not name.startswith(("key_", "value_"))}
-        self.z = np.zeros((batch, *spec.latent_shape), np.float32)
-        self.extra = {o.name: np.zeros(o.shape, TYPES[o.type]) for o in session.get_outputs()
-                      if o.name != "z" and not o.name.startswith(("new_", "ring_"))}
         self.binding = session.io_binding()
-        for name, value in self.values.items():
-            self.binding.bind_ortvalue_input(name, self._value(value))
-        for name, value in {"z": self.z, **self.extra}.items():
-            self.binding.bind_ortvalue_output(name, self._value(value))
-        self.fresh: np.ndarray | None = None
+        self.values: dict[str, np.ndarray] = {}
+        self._sent: list[tuple[np.ndarray, Any]] = []
+        for name, i in inputs.items():
+            if not name.startswith(("key_", "value_")):
+                buffer = self.device.zeros(i.shape, TYPES[i.type])
+                self.values[name] = self.device.written(buffer)
+                self._sent.append((self.values[name], buffer))
+                self._bind(self.binding.bind_input, name, buffer, TYPES[i.type])
+        self.z = self.device.zeros((batch, *spec.latent_shape), np.float32)
+        self._bind(self.binding.bind_output, "z", self.z, np.float32)
+        self.extra = {o.name: self.device.zeros(o.shape, TYPES[o.type]) for o in session.get_outputs()
+                      if o.name != "z" and not o.name.startswith(("new_", "ring_"))}
+        for name, value in self.extra.items():
+            self._bind(self.binding.bind_output, name, value, np.float32)
+        self.fresh: Any = None
         if not self.in_place:
-            self.fresh = np.zeros((d.layers, 2, batch, d.heads, spec.tokens, d.head_size), self.dtype)
+            self.fresh = self.device.zeros((d.layers, 2, batch, d.heads, spec.tokens, d.head_size), self.dtype)
             for layer in range(d.layers):
                 for part, name in enumerate(("key", "value")):
-                    self.binding.bind_ortvalue_output(f"new_{name}_{layer}", self._value(self.fresh[layer, part]))
+                    self._bind(self.binding.bind_output, f"new_{name}_{layer}", self.fresh[layer, part], self.dtype)
         self._ring_address = 0
 
-    def _value(self, array: np.ndarray) -> Any:
-        """`array` as an OrtValue over the same memory."""
-        assert array.flags.c_contiguous
-        return self._runtime.OrtValue.ortvalue_from_numpy(array)
+    def _bind(self, bind: Any, name: str, buffer: Any, dtype: Any) -> None:
+        """Bind an input or output to the memory of `buffer`, which must outlive the binding."""
+        bind(name, self.device.name, 0, dtype, tuple(buffer.shape), self.device.address(buffer))
 
-    def bind_ring(self, ring: np.ndarray) -> None:
+    def bind_ring(self, ring: Any) -> None:
         """Read keys and values from this ring, in place, until another one is bound."""
-        assert ring.shape == self.spec.ring_shape(self.batch) and ring.dtype == self.dtype, (ring.shape, ring.dtype)
-        address = ring.__array_interface__["data"][0]
+        assert tuple(ring.shape) == self.spec.ring_shape(self.batch), ring.shape
+        assert str(ring.dtype).endswith(str(self.dtype)), (ring.dtype, self.dtype)
+        address = self.device.address(ring)
         if address == self._ring_address:
             return
         for layer in range(self.spec.dynamics.layers):
             for part, name in enumerate(("key", "value")):
-                value = self._value(ring[layer, part])
-                self.binding.bind_ortvalue_input(f"{name}_{layer}", value)
+                self._bind(self.binding.bind_input, f"{name}_{layer}", ring[layer, part], self.dtype)
                 if self.in_place:
-                    self.binding.bind_ortvalue_output(f"ring_{name}_{layer}", value)
+                    self._bind(self.binding.bind_output, f"ring_{name}_{layer}", ring[layer, part], self.dtype)
         self._ring_address = address
 
     def __call__(self, previous: np.ndarray, x: np.ndarray, inputs: PassInputs) -> np.ndarray:
         """z_t, (B, C, h, w), in a buffer that the next call overwrites; keys and values in `fresh` or the ring."""
         write_inputs(self.spec, previous, x, inputs, self.values)
+        self.device.send(self._sent)
         self.session.run_with_iobinding(self.binding)
-        return self.z
+        return self.device.fetch(self.z)
 
-    def commit(self, ring: np.ndarray, slots: np.ndarray) -> None:
+    def commit(self, ring: Any, slots: np.ndarray) -> None:
         """Write each player's fresh keys and values into that player's slot, where the graph has not."""
         if self.fresh is not None:
             commit(self.spec, ring, slots, self.fresh)
 
 
-def commit(spec: WorldSpec, ring: np.ndarray, slots: np.ndarray, fresh: np.ndarray) -> None:
+def commit(spec: WorldSpec, ring: Any, slots: np.ndarray, fresh: Any) -> None:
     """Write each player's fresh keys and values, (L, 2, B, H, T, D), into that player's slot."""
     for player, slot in enumerate(slots):
         first = int(slot) * spec.tokens_padded

@@ -123,7 +123,7 @@ def test_check_passes_on_what_was_exported_and_fails_on_what_was_changed(tmp_pat
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     folder = exported(tmp_path, "--check", "--frames", "12", "--json")
     report = json.loads(capsys.readouterr().out.splitlines()[-1])["check"]
-    assert report["ok"] and 0 < report["largest_error"] <= report["bound"] and report["reference"] == "torch fp64"
+    assert report["ok"] and 0 < report["worst_error"] <= report["bound"] and report["reference"] == "torch fp64"
     assert report["frames"] == 12 and 0 < report["p50_ms"] <= report["p99_ms"]
     assert json.loads((folder / "check.json").read_text())["ok"]
 
@@ -161,6 +161,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else_is(tmp_path: Path, capsy
     (["--to", "onnx", "out", "--form", "round"], "portable, sparse, in_place"),
     (["--to", "onnx", "out", "--precision", "fp7"], "fp32"),
     (["--to", "onnx", "out", "--arch", "sm_89"], "--arch is for tensorrt"),
+    (["--to", "onnx", "out", "--precision", "bf16", "--check"], "--check cannot run bf16"),
     (["--to", "onnx", "file"], "is a file"),
     (["--to", "onnx", "file/out"], "cannot write"),
     (["--to", "onnx"], "--to")], ids=lambda value: "_".join(value) if isinstance(value, list) else None)

@@ -7,18 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import oracle
 import pytest
+import torch
 from worlds import random_frames, tiny_world
 
 from dreamloop.models.core import memory
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
-from dreamloop.runtime.engines import cache, onnx_cache, onnx_graph
+from dreamloop.runtime.engines import cache, onnx_cache, onnx_device, onnx_engine, onnx_graph, onnx_pass
 from dreamloop.runtime.engines.onnx_engine import OnnxEngine
 from dreamloop.runtime.engines.torch_engine import TorchEngine
 
@@ -122,6 +125,53 @@ def test_two_states_take_turns_on_one_engine(tmp_path: Path, form: str) -> None:
         oracle.play(engine, second, 1)
         first = first.copy()  # a bookmark restored: the same player in another ring
     assert np.array_equal(np.stack(turns), np.stack(expected))
+
+
+# -- where buffers lie ------------------------------------------------------------------------------
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_buffers_of_torch_make_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str,
+                                               precision: str) -> None:
+    """The path of a GPU, whose buffers are torch tensors, over tensors of the CPU: bit for bit the numpy path."""
+    world = tiny_world(tmp_path)
+    plain = OnnxEngine(world, precision, form=form)
+    expected = oracle.start(plain, seed=1)
+    oracle.play(plain, expected, 12)
+    monkeypatch.setattr(onnx_engine, "best", lambda runtime: onnx_device.Torch(torch, "cpu"))
+    engine = OnnxEngine(world, precision, form=form)
+    state = oracle.start(engine, seed=1)
+    ring, bookmark = state.ring, None
+    for frame in range(12):
+        oracle.play(engine, state, 1)
+        if frame == 5:
+            bookmark = state.copy()
+    assert isinstance(state.ring, torch.Tensor) and state.ring is ring
+    assert np.array_equal(state.latent, expected.latent) and np.array_equal(ring.numpy(), expected.ring)
+    assert bookmark is not None
+    oracle.play(engine, bookmark, 6)  # the same player, in another ring
+    assert np.array_equal(bookmark.latent, state.latent) and torch.equal(bookmark.ring, ring)
+
+
+def test_a_cuda_provider_without_a_gpu_or_torch_leaves_the_cpu_and_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert onnx_device.best(onnxruntime).name == "cpu" or torch.cuda.is_available()
+    with_provider = SimpleNamespace(get_available_providers=lambda: [onnx_device.CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = onnx_device.best(with_provider)
+    assert type(found) is onnx_device.Host and "no NVIDIA GPU" in found.note
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch is not" in onnx_device.best(with_provider).note
+
+
+def test_a_provider_that_does_not_load_is_refused_in_one_line(tmp_path: Path) -> None:
+    if onnx_device.CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+    model = onnx_cache.load_or_build(tiny_world(tmp_path), "decode", 1)
+    with pytest.warns(UserWarning, match="not in available"), \
+            pytest.raises(EngineError, match="could not use CUDAExecutionProvider") as caught:
+        onnx_pass.open_session(onnxruntime, model, 1, device=onnx_device.Torch(torch))
+    assert "\n" not in str(caught.value)
 
 
 # -- the cache --------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_lists_that_differ_by_row_head_and_player_are_obeyed(tmp_path: Path, mon
             value.type.tensor_type.shape.dim[1].dim_value = 2
     found = []
     for model in (sparse, dense.SerializeToString()):
-        run = StepPass(open_session(onnxruntime, model, 1), spec, batch, onnxruntime)
+        run = StepPass(open_session(onnxruntime, model, 1), spec, batch)
         run.bind_ring(ring)
         found.append(run(latent, inputs.noise, inputs).copy())
     assert np.max(np.abs(found[0] - found[1])) <= 1e-5
