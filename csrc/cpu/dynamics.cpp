@@ -5,7 +5,7 @@
  *              normal -> gelu W_up -> h += gate2 W_down
  *     output   z_t = z_(t-1) + W_out normal
  *
- * Seven phases a layer, nine in bf16 and int8. A row of a phase is one token; its arithmetic knows neither the batch
+ * Seven phases a layer, nine in int8. A row of a phase is one token; its arithmetic knows neither the batch
  * nor the thread. The four products of a block read their rows as float32, bf16, or int8 with a scale and a zero of the
  * row's own, made anew for every frame. With static scales whoever makes a row writes its bytes at once, and seven
  * phases are left. Sums, norms and softmax are float32 in every precision; so is the ring, but in int8, where a row has a
@@ -34,22 +34,6 @@ template <typename Move> void each_latent(const Spec &spec, Move move) {
             }
 }
 
-/* A linear layer from contiguous float rows to contiguous float rows. */
-dreamloop_product linear(const Layer &layer, int64_t rows, const float *a, int64_t a_width, float *out) {
-    dreamloop_product call = product_of(layer, rows);
-    call.a = a, call.a_x = a_width;
-    call.out = out, call.out_x = layer.columns;
-    return call;
-}
-
-/* The factor and offset of a modulation for each player: 1 + scale, shift, and the gates, table included. */
-void combine(const float *modulation, const float *table, int64_t width, float *out) {
-    for (int64_t i = 0; i < 6 * width; i++) {
-        const bool scale = i / width == 1 || i / width == 4;
-        out[i] = (modulation[i] + table[i]) + (scale ? 1.0f : 0.0f);
-    }
-}
-
 /* As dreamloop_operation_name names them. */
 enum { CONDITION, INPUT, NORM, QKV, ATTENTION, NARROW, OUT, UP, DOWN, OUTPUT };
 static_assert(OUTPUT + 1 == DREAMLOOP_OPERATIONS);
@@ -61,12 +45,14 @@ struct Pass {
     const dreamloop_pass_inputs &in;
     int64_t batch, tokens, rows, width, narrow_bytes = 0;
     int format; /* of the four products of a block */
-    bool fixed; /* static scales of int8 are known */
+    bool fixed;  /* static scales of int8 are known */
+    bool direct; /* whoever makes a row of a product writes it in its format: bf16, and int8 with static scales */
     std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now();
 
     Pass(dreamloop_world &w, const dreamloop_pass_inputs &inputs)
         : world(w), spec(w.spec), buffer(w.pass), in(inputs), batch(inputs.batch), tokens(w.spec.tokens()),
-          rows(batch * tokens), width(w.spec.width), format(w.precision), fixed(w.ranges.known) {
+          rows(batch * tokens), width(w.spec.width), format(w.precision), fixed(w.ranges.known),
+          direct(format == DREAMLOOP_BF16 || fixed) {
         const int64_t heads = batch * spec.heads, d = spec.head_size();
         buffer.tokens.at_least(rows * 2 * spec.token_channels());
         for (auto *array : {&buffer.h, &buffer.normal, &buffer.query, &buffer.attended}) array->at_least(rows * width);
@@ -76,7 +62,7 @@ struct Pass {
         narrow_bytes =
             std::max(padded_depth(format, width), padded_depth(format, spec.mlp_width)) * element_bytes(format);
         if (format != DREAMLOOP_F32) buffer.narrow.at_least(rows * narrow_bytes);
-        if (w.static_scales) buffer.narrow_up.at_least(rows * narrow_bytes);
+        if (format == DREAMLOOP_BF16 || w.static_scales) buffer.narrow_up.at_least(rows * narrow_bytes);
         buffer.row_scale.at_least(rows), buffer.row_zero.at_least(rows);
         buffer.turned.at_least(heads * spec.sink_frames * spec.tokens_padded() * d);
         buffer.scratch.at_least(heads * DREAMLOOP_SCRATCH_ROWS * (d + 32));
@@ -87,49 +73,15 @@ struct Pass {
             buffer.chosen.at_least(heads * spec.blocks() * most), buffer.chosen_count.at_least(heads * spec.blocks());
         }
         std::fill_n(w.operation_seconds, DREAMLOOP_OPERATIONS, 0.0);
-        for (auto *array : {&buffer.action, &buffer.condition, &buffer.silu}) array->at_least(batch * width);
-        buffer.silu_bf16.at_least(batch * width);
-        buffer.modulation.at_least(batch * 6 * width);
-        buffer.combined.at_least(spec.layers * batch * 6 * width);
-        buffer.final_table.at_least(batch * 2 * width);
     }
 
-    void run(const dreamloop_product &call, int64_t count) { run_products(world, &call, 1, count); }
+    void run(const dreamloop_product &call, int64_t count) { run_products(world, call, count); }
 
     /* What was done since the last of these calls was `operation`. */
     void spent(int operation) {
         const auto later = std::chrono::steady_clock::now();
         world.operation_seconds[operation] += std::chrono::duration<double>(later - now).count();
         now = later;
-    }
-
-    /* Per player: the action's part of every token, and what the condition makes of the norms. */
-    void conditions() {
-        const Dynamics &d = world.dynamics;
-        run(linear(d.action, batch, in.action, spec.actions(), buffer.action.get()), batch);
-        for (int64_t b = 0; b < batch; b++)
-            for (int64_t i = 0; i < width; i++) buffer.action.get()[b * width + i] += d.input.bias.get()[i];
-        auto first = linear(d.first, batch, in.condition, spec.condition_size(), buffer.silu.get());
-        first.activation = DREAMLOOP_SILU;
-        run(first, batch);
-        float *condition = buffer.condition.get();
-        run(linear(d.second, batch, buffer.silu.get(), width, condition), batch);
-        for (int64_t i = 0; i < batch * width; i++)
-            buffer.silu.get()[i] = condition[i] / (1.0f + std::exp(-condition[i]));
-        auto modulation = linear(d.modulation, batch, buffer.silu.get(), width, buffer.modulation.get());
-        if (d.modulation.format == DREAMLOOP_BF16) {
-            world.kernels->to_bf16(buffer.silu.get(), batch * width, buffer.silu_bf16.get());
-            modulation.a = buffer.silu_bf16.get();
-        }
-        run(modulation, batch);
-        world.pool->run(spec.layers * batch, [&](int64_t i) {
-            combine(buffer.modulation.get() + i % batch * 6 * width,
-                    d.blocks[static_cast<size_t>(i / batch)].table.get(), width, buffer.combined.get() + i * 6 * width);
-        });
-        for (int64_t b = 0; b < batch; b++)
-            for (int64_t i = 0; i < 2 * width; i++)
-                buffer.final_table.get()[b * 2 * width + i] =
-                    (d.final_table.get()[i] + condition[b * width + i % width]) + (i < width ? 0.0f : 1.0f);
     }
 
     void make_tokens() {
@@ -179,9 +131,10 @@ struct Pass {
             world.kernels->quantize(from, count, bytes, buffer.row_scale.get() + row, buffer.row_zero.get() + row);
     }
 
-    /* Rows that a phase before made into the format of the next product, where that is not theirs already. */
+    /* Rows that a phase before made into the format of the next product, where that is not theirs already: int8 with a
+     * scale for a whole row. */
     void narrow_rows(const float *from, int64_t count) {
-        if (format == DREAMLOOP_F32 || fixed) return;
+        if (format == DREAMLOOP_F32 || direct) return;
         each_row([&](int64_t row) { narrow(from + row * count, count, row, format, nullptr); });
         spent(NARROW);
     }
@@ -278,11 +231,19 @@ struct Pass {
         call.key_stride[2] = call.value_stride[2] = row;
         if (spec.plan_policy == TOP_K) choose_blocks(world, in, task, list, heads.key, in.slot[b], keys, call);
         (format == DREAMLOOP_F32 ? world.kernels->attention : world.kernels->attention_short)(&call, scratch);
-        if (const auto *range = range_of(layer, OUT_INPUT))
-            for (int64_t t = 0; t < tokens; t++)
-                world.kernels->to_bytes(out + t * width, d, range->inverse, static_cast<float>(range->zero),
-                                        reinterpret_cast<uint8_t *>(buffer.narrow.get()) +
-                                            (b * tokens + t) * narrow_bytes + head * d);
+        if (direct) narrow_head(out, b, head, range_of(layer, OUT_INPUT));
+    }
+
+    /* What a head of a player made, (T, D) at `from`, in the format of the next product. */
+    void narrow_head(const float *from, int64_t b, int64_t head, const Ranges::Range *range) {
+        const int64_t d = spec.head_size();
+        for (int64_t t = 0; t < tokens; t++) {
+            char *to = buffer.narrow.get() + (b * tokens + t) * narrow_bytes + head * d * element_bytes(format);
+            if (range)
+                world.kernels->to_bytes(from + t * width, d, range->inverse, static_cast<float>(range->zero),
+                                        reinterpret_cast<uint8_t *>(to));
+            else world.kernels->to_bf16(from + t * width, d, reinterpret_cast<uint16_t *>(to));
+        }
     }
 
     void block(int64_t layer) {
@@ -304,15 +265,18 @@ struct Pass {
         spent(NORM);
         auto up = narrow_product(weights.up, layer, UP_INPUT, buffer.normal.get(), width, buffer.up.get());
         up.activation = DREAMLOOP_GELU;
-        if (const auto *range = range_of(layer, DOWN_INPUT)) { /* bytes straight from the sums, beside their own input */
-            up.out = nullptr, up.copy = buffer.narrow_up.get(), up.copy_kind = DREAMLOOP_COPY_BYTES;
-            up.copy_x = narrow_bytes, up.copy_inverse = range->inverse, up.copy_zero = static_cast<float>(range->zero);
+        if (direct) { /* straight from the sums, beside their own input */
+            up.out = nullptr, up.copy = buffer.narrow_up.get(), up.copy_kind = DREAMLOOP_COPY_BF16;
+            up.copy_x = narrow_bytes / element_bytes(format);
         }
+        if (const auto *range = range_of(layer, DOWN_INPUT))
+            up.copy_kind = DREAMLOOP_COPY_BYTES, up.copy_inverse = range->inverse,
+            up.copy_zero = static_cast<float>(range->zero);
         run(up, rows);
         spent(UP);
         narrow_rows(buffer.up.get(), spec.mlp_width);
         auto down = narrow_product(weights.down, layer, DOWN_INPUT, buffer.up.get(), spec.mlp_width, buffer.h.get());
-        if (fixed) down.a = buffer.narrow_up.get();
+        if (direct) down.a = buffer.narrow_up.get();
         down.gate = part + 5 * width, down.gate_step = step, down.player_rows = tokens, down.residual = buffer.h.get();
         run(down, rows);
         spent(DOWN);
@@ -345,6 +309,13 @@ dreamloop_product product_of(const Layer &layer, int64_t rows) {
     return call;
 }
 
+dreamloop_product linear(const Layer &layer, int64_t rows, const float *a, int64_t a_width, float *out) {
+    dreamloop_product call = product_of(layer, rows);
+    call.a = a, call.a_x = a_width;
+    call.out = out, call.out_x = layer.columns;
+    return call;
+}
+
 void run_products(dreamloop_world &world, const dreamloop_product *calls, int64_t count, int64_t rows) {
     const dreamloop_kernels &kernels = *world.kernels;
     const int64_t panels = (calls[0].columns + kernels.panel - 1) / kernels.panel;
@@ -363,7 +334,7 @@ void run_products(dreamloop_world &world, const dreamloop_product *calls, int64_
 
 void pass(dreamloop_world &world, const dreamloop_pass_inputs &inputs, float *z) {
     Pass run(world, inputs);
-    run.conditions();
+    make_conditions(world, inputs);
     run.spent(CONDITION);
     run.make_tokens();
     run.spent(INPUT);

@@ -179,6 +179,12 @@ struct StageBuffers {
     Array<float> row_highest;
 };
 
+/* Conditions that passes had lately, (A + 24) and (A) floats each, and what became of them; see condition.cpp. */
+struct Conditions {
+    Array<float> asked, made;
+    int64_t count = 0, next = 0;
+};
+
 /* Buffers of a pass; they grow to the largest batch seen. */
 struct PassBuffers {
     Array<float> tokens, h, normal, qkv, query, turned, attended, up, output, scratch, fresh;
@@ -188,7 +194,7 @@ struct PassBuffers {
     Array<char> narrow, narrow_up; /* rows in bf16 or int8, as the next product reads them; narrow_up: of the MLP */
     Array<float> row_scale;
     Array<int32_t> row_zero;
-    Array<float> action, condition, silu, modulation, combined, final_table;
+    Array<float> action, silu, combined, final_table;
 };
 
 } // namespace dreamloop
@@ -206,6 +212,7 @@ struct dreamloop_world {
     dreamloop::Autoencoder autoencoder;
     dreamloop::Array<uint8_t> starts;
     dreamloop::PassBuffers pass;
+    dreamloop::Conditions conditions;
     std::vector<dreamloop::StageBuffers> decoder, encoder;
     dreamloop::Image<float> decoder_input, encoder_input;
     dreamloop::Array<float> encoded;
@@ -241,8 +248,14 @@ inline int64_t row_bytes(const dreamloop_world &world) {
 /* limit.cpp: operations a second of products in `format`, on all threads of the world. */
 double measure_limit(dreamloop_world &world, int format);
 
+/* condition.cpp: the action's part of the tokens, and scales, shifts and gates, into the buffers of the pass. */
+void make_conditions(dreamloop_world &world, const dreamloop_pass_inputs &inputs);
+
 /* A product over all its rows and columns, on all threads. `calls`: several that may run side by side. */
 void run_products(dreamloop_world &world, const dreamloop_product *calls, int64_t count, int64_t rows);
+inline void run_products(dreamloop_world &world, const dreamloop_product &call, int64_t rows) {
+    run_products(world, &call, 1, rows);
+}
 
 /* Elements of depth that make one 32-bit lane of a format, and bytes of an element. */
 inline int64_t lane_elements(int format) { return format == DREAMLOOP_I8 ? 4 : format == DREAMLOOP_BF16 ? 2 : 1; }
@@ -253,6 +266,9 @@ inline int64_t padded_depth(int format, int64_t depth) {
 
 /* A product with the weights of a layer; the caller fills in `a` and where results go. */
 dreamloop_product product_of(const Layer &layer, int64_t rows);
+
+/* A linear layer from contiguous float rows to contiguous float rows. */
+dreamloop_product linear(const Layer &layer, int64_t rows, const float *a, int64_t a_width, float *out);
 
 } // namespace dreamloop
 #endif
