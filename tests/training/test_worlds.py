@@ -36,8 +36,8 @@ def small_and_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("name", ["doom-corridor", pytest.param("doom-maze", marks=pytest.mark.long),
-                                  pytest.param("doom-maze-hd", marks=pytest.mark.long), "pong"])  # doom-arena: test_pipeline.py
-def test_a_recipe_makes_a_world_of_its_game(name: str, tmp_path: Path) -> None:
+                                  pytest.param("doom-maze-hd", marks=pytest.mark.long), "pong"])
+def test_a_recipe_makes_a_world_of_its_game(name: str, tmp_path: Path) -> None:  # doom-arena: test_pipeline.py
     if name == "pong":
         pytest.importorskip("ale_py", reason="Atari: pip install 'dreamloop[games]'")
     chosen = recipes()[name]
