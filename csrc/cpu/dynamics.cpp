@@ -23,15 +23,15 @@ namespace {
 
 constexpr int64_t SMALL_ROWS = 160, TASK_ROWS = 40;
 
-/* (C, h, w) -> tokens of `stride` floats, channel-major within a token; the inverse adds to `latent`. */
+/* (C, h, w) -> tokens, channel-major within a token: move(place in the latent, token, place in the token). */
 template <typename Move> void each_latent(const Spec &spec, Move move) {
-    const int64_t p = spec.patch, wide = spec.latent_width();
+    const int64_t p = spec.patch, columns = spec.columns();
+    int64_t from = 0;
     for (int64_t c = 0; c < spec.latent_channels; c++)
-        for (int64_t y = 0; y < spec.latent_height(); y++)
-            for (int64_t x = 0; x < wide; x++) {
-                const int64_t token = (y / p) * spec.columns() + x / p;
-                move((c * spec.latent_height() + y) * wide + x, token, (c * p + y % p) * p + x % p);
-            }
+        for (int64_t first = 0; first < spec.tokens(); first += columns)
+            for (int64_t y = 0; y < p; y++)
+                for (int64_t token = first; token < first + columns; token++)
+                    for (int64_t x = 0; x < p; x++) move(from++, token, (c * p + y) * p + x);
 }
 
 /* As dreamloop_operation_name names them. */
@@ -334,6 +334,7 @@ void run_products(dreamloop_world &world, const dreamloop_product *calls, int64_
 
 void pass(dreamloop_world &world, const dreamloop_pass_inputs &inputs, float *z) {
     Pass run(world, inputs);
+    world.pool->wake();
     make_conditions(world, inputs);
     run.spent(CONDITION);
     run.make_tokens();

@@ -30,6 +30,13 @@ public:
         run_erased(tasks, [](const void *it, int64_t i) { (*static_cast<const Body *>(it))(i); }, &body);
     }
 
+    /* Work is near: threads that sleep begin to wake while the caller prepares it. */
+    void wake() {
+        if (workers_.empty()) return;
+        phase_.fetch_add(1);
+        phase_.notify_all();
+    }
+
     int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
 private:

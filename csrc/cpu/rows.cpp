@@ -12,8 +12,8 @@
  *     to_narrow  scale = the largest |x| / 127, out = x / scale           one scale a row, written behind it
  *     scores     out = query . mean key                                   of the blocks that top_k chooses among
  *
- * A sum of squares runs over the lanes of one register and is then added up lane by lane: its order hangs on the
- * tier and the width alone.
+ * A sum of squares runs over the lanes of one register, which are then added up (`sum_of_lanes`): its order hangs on
+ * the tier and the width alone.
  */
 #include "kernels.h"
 #include "vectors.h"
@@ -27,9 +27,7 @@ INLINE float norm_of(const float *x, int64_t count) {
         const vec part = load_part(x + i, count - i);
         squares += part * part;
     }
-    float sum = 0;
-    for (int i = 0; i < WIDTH; i++) sum += squares[i];
-    return 1.0f / __builtin_sqrtf(sum / (float)count + NORM_EPSILON);
+    return 1.0f / __builtin_sqrtf(sum_of_lanes(squares) / (float)count + NORM_EPSILON);
 }
 
 extern "C" void ENTRY(dreamloop_modulate)(const float *x, int64_t width, const float *scale, const float *shift,
@@ -80,12 +78,7 @@ extern "C" void ENTRY(dreamloop_quantize)(const float *x, int64_t count, uint8_t
         low = part < low ? part : low;
         nothing += part * 0.0f; /* NaN where a value is not finite */
     }
-    float highest = 0, lowest = 0, poison = 0;
-    for (int i = 0; i < WIDTH; i++) {
-        highest = high[i] > highest ? high[i] : highest;
-        lowest = low[i] < lowest ? low[i] : lowest;
-        poison += nothing[i];
-    }
+    const float highest = highest_lane(high), lowest = -highest_lane(-low), poison = sum_of_lanes(nothing);
     const float range = highest - lowest, inverse = range > 0 && poison == 0 ? 255.0f / range : 0.0f;
     *zero = (int32_t)(-lowest * inverse + 0.5f);
     *scale = range / 255.0f + poison;
@@ -100,10 +93,7 @@ extern "C" float ENTRY(dreamloop_highest)(const float *x, int64_t count) {
         high = part > high ? part : high;
         nothing += part * 0.0f;
     }
-    float highest = 0;
-    for (int i = 0; i < WIDTH; i++) highest = high[i] > highest ? high[i] : highest;
-    for (int i = 0; i < WIDTH; i++) highest += nothing[i];
-    return highest;
+    return highest_lane(high) + sum_of_lanes(nothing);
 }
 
 extern "C" void ENTRY(dreamloop_to_bytes)(const float *x, int64_t count, float inverse, float zero, uint8_t *out) {
@@ -128,7 +118,8 @@ extern "C" void ENTRY(dreamloop_to_narrow)(const float *x, int64_t rows, int64_t
             level = level == level ? level : vec{};
             const ivec whole = __builtin_convertvector((level + 12582912.0f) - 12582912.0f, ivec); /* to the nearest */
             const byte_vec bytes = __builtin_convertvector(whole, byte_vec);
-            __builtin_memcpy(out + i, &bytes, (uint64_t)(count - i < WIDTH ? count - i : int64_t{WIDTH}));
+            if (count - i >= WIDTH) store<byte_vec>(out + i, bytes);
+            else __builtin_memcpy(out + i, &bytes, (uint64_t)(count - i));
         }
         __builtin_memcpy(out + count, &scale, 4);
     }

@@ -104,6 +104,28 @@ INLINE void turn_rows(const char *const *row, int64_t count, int64_t lanes, char
 }
 
 /* Four rows of bytes side by side: to[d] is the lane of their elements d. */
+#if DREAMLOOP_WIDTH == 16
+INLINE void weave_bytes(const char *const *row, int64_t head_size, char *to) {
+    for (int64_t d = 0; d < head_size; d += 64, to += 256) {
+        const int64_t left = head_size - d;
+        const __mmask64 part = left >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << left) - 1;
+        __m512i r[4], pair[4], four[4];
+        for (int i = 0; i < 4; i++) r[i] = _mm512_maskz_loadu_epi8(part, row[i] + d);
+        for (int i = 0; i < 2; i++)
+            pair[2 * i] = _mm512_unpacklo_epi8(r[2 * i], r[2 * i + 1]),
+            pair[2 * i + 1] = _mm512_unpackhi_epi8(r[2 * i], r[2 * i + 1]);
+        for (int i = 0; i < 2; i++) /* four[i]: lanes 4 i .. 4 i + 3 of each quarter */
+            four[2 * i] = _mm512_unpacklo_epi16(pair[i], pair[2 + i]),
+            four[2 * i + 1] = _mm512_unpackhi_epi16(pair[i], pair[2 + i]);
+        const __m512i low = _mm512_shuffle_i32x4(four[0], four[1], 0x44), high = _mm512_shuffle_i32x4(four[0], four[1], 0xee);
+        const __m512i low2 = _mm512_shuffle_i32x4(four[2], four[3], 0x44), high2 = _mm512_shuffle_i32x4(four[2], four[3], 0xee);
+        _mm512_storeu_si512(to, _mm512_shuffle_i32x4(low, low2, 0x88));
+        if (left > 16) _mm512_storeu_si512(to + 64, _mm512_shuffle_i32x4(low, low2, 0xdd));
+        if (left > 32) _mm512_storeu_si512(to + 128, _mm512_shuffle_i32x4(high, high2, 0x88));
+        if (left > 48) _mm512_storeu_si512(to + 192, _mm512_shuffle_i32x4(high, high2, 0xdd));
+    }
+}
+#else
 INLINE void weave_bytes(const char *const *row, int64_t head_size, char *to) {
     typedef uint8_t bytes __attribute__((vector_size(16)));
     typedef uint16_t pairs __attribute__((vector_size(16)));
@@ -129,11 +151,20 @@ INLINE void weave_bytes(const char *const *row, int64_t head_size, char *to) {
     }
 }
 
+#endif
+
 /* Two rows of floats as bf16 side by side. */
 INLINE void weave_floats(const char *const *row, int64_t head_size, char *to) {
     for (int64_t d = 0; d < head_size; d += WIDTH) {
-        const uvec low = bf16_bits(load_part(row[0] + 4 * d, head_size - d));
-        store<uvec>(to + 4 * d, low >> 16 | (bf16_bits(load_part(row[1] + 4 * d, head_size - d)) & 0xffff0000u));
+        const vec first = load_part(row[0] + 4 * d, head_size - d), second = load_part(row[1] + 4 * d, head_size - d);
+#ifdef __AVX512BF16__
+        static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+        const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+        _mm512_storeu_si512(to + 4 * d, _mm512_permutexvar_epi16(_mm512_loadu_si512(order), halves));
+#else
+        store<uvec>(to + 4 * d, bf16_bits(first) >> 16 | (bf16_bits(second) & 0xffff0000u));
+#endif
     }
 }
 

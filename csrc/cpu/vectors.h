@@ -110,10 +110,19 @@ INLINE vec silu(vec x) {
     return x / (exponential(power > 88.0f ? vec{} + 88.0f : power) + 1.0f);
 }
 
-/* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, written with one exponential. */
+/* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, written with one exponential. AVX-512 takes it as a power of two of
+ * any size, with a polynomial of degree 5 (relative error 2e-7): half the instructions. */
 INLINE vec gelu_tanh(vec x) {
+#if DREAMLOOP_WIDTH == 16
+    const vec power = x * (x * x * 0.044715f + 1.0f) * -2.3022082f;
+    const vec r = (vec)_mm512_reduce_ps((__m512)power, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vec y = ((r * 1.8671305e-3f + 9.01703e-3f) * r + 5.5799913e-2f) * r + 0.24016444f;
+    y = (y * r + 0.6931513f) * r + 1.0f;
+    return x / ((vec)_mm512_scalef_ps((__m512)y, (__m512)power) + 1.0f);
+#else
     const vec power = x * (x * x * 0.044715f + 1.0f) * -1.5957691216f;
     return x / (exponential(power > 88.0f ? vec{} + 88.0f : power) + 1.0f);
+#endif
 }
 
 /* bfloat16 is the upper half of a float: nearest, ties to even; NaN stays NaN. What the lower half holds is left over. */
@@ -122,11 +131,16 @@ INLINE uvec bf16_bits(vec value) {
     return value == value ? bits + 0x7fffu + ((bits >> 16) & 1u) : bits | 0x400000u;
 }
 
-/* `count` of them, WIDTH at most. */
+/* `count` of them, WIDTH at most. The instruction drops denormal numbers, as those that multiply bf16 do. */
 INLINE void store_bf16(uint16_t *to, vec value, int64_t count) {
     typedef uint16_t half_vec __attribute__((vector_size(2 * DREAMLOOP_WIDTH)));
+#ifdef __AVX512BF16__
+    const half_vec halves = (half_vec)_mm512_cvtneps_pbh((__m512)value);
+#else
     const half_vec halves = __builtin_convertvector(bf16_bits(value) >> 16, half_vec);
-    __builtin_memcpy(to, &halves, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}) * 2);
+#endif
+    if (count >= WIDTH) return store<half_vec>(to, halves);
+    __builtin_memcpy(to, &halves, (uint64_t)count * 2);
 }
 
 /* Levels as bytes, to the nearest; levels below 0 or above 255 are taken as these. */
@@ -135,7 +149,8 @@ INLINE void store_bytes(uint8_t *to, vec level, int64_t count) {
     level = level > 0.0f ? level : vec{};
     level = level < 255.0f ? level : vec{} + 255.0f;
     const byte_vec bytes = __builtin_convertvector(__builtin_convertvector(level + 0.5f, ivec), byte_vec);
-    __builtin_memcpy(to, &bytes, (uint64_t)(count < WIDTH ? count : int64_t{WIDTH}));
+    if (count >= WIDTH) return store<byte_vec>(to, bytes);
+    __builtin_memcpy(to, &bytes, (uint64_t)count);
 }
 
 #endif

@@ -54,6 +54,21 @@ def test_a_step_errs_at_most_twice_as_much_as_plain_torch(tmp_path: Path, tier: 
     assert error <= 2 * of_torch + oracle.FLOOR
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_condition_that_came_before_gives_the_bits_of_a_new_one(tmp_path: Path, precision: str) -> None:
+    """What became of the last 16 conditions is kept: the same action again, and one that 20 others have pushed out."""
+    world = tiny_world(tmp_path)
+    engine = NativeEngine(world, precision)
+    state = oracle.start(engine, seed=3)
+    for number in [0, 1, 0, 1, *range(20), 0, 19]:
+        actions = np.full((1, world.spec.actions.size), number / 20, np.float32)
+        fresh = NativeEngine(world, precision)
+        expected = state.copy()
+        fresh.step(expected, actions)
+        engine.step(state, actions)
+        assert np.array_equal(state.latent, expected.latent)
+
+
 def test_sizes_that_fill_no_register(tmp_path: Path, tier: str) -> None:
     """Widths one above and one below those of registers and panels, and an odd number of tokens."""
     world = tiny_world(tmp_path, frame_height=48, frame_width=80,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from worlds import random_frames, tiny_world
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import AutoencoderSpec, DynamicsSpec
+from dreamloop.models.core.world import World
 from dreamloop.runtime import Session, Snapshot, kernels
 from dreamloop.runtime.engines.native_engine import NativeEngine, floats_of
 from dreamloop.runtime.engines.torch_engine import TorchEngine
@@ -24,11 +26,10 @@ if reason := kernels.available():
 TIERS = kernels.instruction_tiers()
 NARROW = ("bf16", "int8", "int8-static")
 EVERY_SCENARIO = pytest.mark.parametrize("overrides", oracle.SCENARIOS.values(), ids=oracle.SCENARIOS)
-ROLLED_BOUND = 0.1  # of latents alone, at most about 3; measured: int8-static 0.040
+ROLLED_BOUND = 0.08  # of latents alone, at most about 3; measured: int8-static 0.040
 INT8_BOUND = 0.08  # latents, keys and values, at most about 4; measured: 0.046, bf16 0.022, torch in bf16 0.039
-# largest and mean difference from fp32, in levels of 255; measured: 1 and 0.12, 2 and 0.38; static scales of a world of
-# random weights, whose dreams wander far, are wide: 63 and 4.0
-PICTURE_BOUNDS = {"bf16": (2, 0.25), "int8": (4, 0.5), "int8-static": (96, 12)}
+# largest and mean difference from fp32, in levels of 255; measured: 1 and 0.12, 2 and 0.38, 2 and 0.28
+PICTURE_BOUNDS = {"bf16": (2, 0.25), "int8": (4, 0.5), "int8-static": (4, 0.5)}
 ODD = {"frame_height": 48, "frame_width": 80, "autoencoder": AutoencoderSpec(3, (17, 33, 5), (1, 1, 1), (2, 1, 1)),
        "dynamics": DynamicsSpec(width=72, layers=2, heads=3, mlp_width=131)}
 
@@ -37,6 +38,14 @@ ODD = {"frame_height": 48, "frame_width": 80, "autoencoder": AutoencoderSpec(3, 
 def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(kernels.ISA_VARIABLE, request.param)
     return str(request.param)
+
+
+def near_its_starts(world: World) -> World:
+    """The same decoder, behind dreams that stay near the starts: those of random weights wander until static scales,
+    which must hold them, are many times too wide for a picture."""
+    calm = {name: value * np.float32(0.01) if name.startswith("dynamics.output.") else value
+            for name, value in world.weights.items()}
+    return replace(world, weights=calm, hash="0" * 64)
 
 
 @EVERY_SCENARIO
@@ -124,7 +133,7 @@ def test_static_scales_are_found_once_and_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overrides", [{}, ODD], ids=["even", "odd"])
 def test_pictures_are_those_of_fp32_within_a_few_levels(tmp_path: Path, tier: str, precision: str,
                                                         overrides: dict[str, Any]) -> None:
-    world = tiny_world(tmp_path, **overrides)
+    world = near_its_starts(tiny_world(tmp_path, **overrides))
     exact, narrow = NativeEngine(world), NativeEngine(world, precision)
     frames = random_frames(world.spec, 2)
     latents = exact.encode(frames)
