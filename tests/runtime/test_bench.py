@@ -171,3 +171,12 @@ def test_the_clock_is_read_around_each_half_of_a_frame(tmp_path: Path) -> None:
     engine: Any = TimedEngine(tiny_world(tmp_path), clock, itertools.repeat(3e-3), decode_s=2e-3)
     times = benches.timed({"a": engine}, 4, clock.now)["a"]
     assert times == pytest.approx(np.tile([3e-3, 2e-3], (4, 1)))
+
+
+def test_engines_take_turns_and_the_first_frames_of_a_turn_do_not_count(tmp_path: Path) -> None:
+    clock, world = FakeClock(), tiny_world(tmp_path)
+    slow = itertools.chain.from_iterable([*[1.0] * benches.SETTLING, *[3e-3] * benches.TURN] for _ in itertools.count())
+    engines: Any = {"a": TimedEngine(world, clock, slow), "b": TimedEngine(world, clock, itertools.repeat(2e-3))}
+    times = benches.timed(engines, 2 * benches.TURN, clock.now)
+    assert times["a"][:, 0] == pytest.approx(np.full(2 * benches.TURN, 3e-3))
+    assert times["b"][:, 0] == pytest.approx(np.full(2 * benches.TURN, 2e-3))

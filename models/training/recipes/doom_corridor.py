@@ -16,5 +16,4 @@ DOOM_CORRIDOR = dataclasses.replace(
         DOOM_ARENA.spec, name="doom-corridor", game="doom-corridor", actions=doom_actions(*WALK, "attack"),
         autoencoder=dataclasses.replace(DOOM_ARENA.spec.autoencoder, latent_channels=24),
         memory=MemorySpec(window_frames=20)),
-    record_frames=120_000,
     dynamics=DynamicsTraining(clip_frames=28))
