@@ -29,7 +29,7 @@ from dreamloop.models.core.world import World
 from dreamloop.runtime.bench_limits import breakdown, breakdown_table, hardware, least_seconds, measured_limits
 from dreamloop.runtime.clock import SystemClock
 from dreamloop.runtime.engines import open_engine
-from dreamloop.runtime.engines.base import Engine, State
+from dreamloop.runtime.engines.base import Engine, State, checked_threads
 
 VERIFY_FRAMES = 8
 TURN, SETTLING = 30, 10  # frames of a turn that count, and those before them that do not
@@ -109,6 +109,7 @@ def bench(world: World, engines: str = "all", frames: int = 300, threads: int = 
     Raises `DreamloopError` for an unknown variant, and where torch, which everything is verified with, is missing.
     """
     variants = chosen(engines)
+    checked_threads(threads)  # some variants are opened past `open_engine`
     if REFERENCE not in {v.name for v in variants}:
         variants.append(VARIANTS[REFERENCE])
     history = oracle_steps(world)

@@ -17,7 +17,7 @@ from typing import cast
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime import kernels
-from dreamloop.runtime.engines.base import Engine, State, import_package
+from dreamloop.runtime.engines.base import Engine, State, checked_threads, import_package
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,11 @@ def open_engine(world: World, engine: str = "auto", precision: str | None = None
     """The engine `engine` with the weights of `world`, ready to step.
 
     engine: one of `ENGINE_NAMES`, or `auto`, which takes the first of `AUTO_ORDER` that can run;
-    precision: None is the engine's own default; threads: None leaves it to the backend; form: of the graphs of
-    the engines that have them (`WITH_FORMS`), see onnx_graph.py.
+    precision: None is the engine's own default; threads: 1 to 64 (`checked_threads`), None leaves it to the backend;
+    form: of the graphs of the engines that have them (`WITH_FORMS`), see onnx_graph.py.
     Raises `EngineError`: an engine asked for by name never falls back to another one.
     """
-    if threads is not None and threads < 1:
-        raise EngineError(f"threads={threads} must be 1 or more")
+    checked_threads(threads)
     if engine != "auto":
         if engine not in ENGINE_NAMES:
             raise EngineError(f"no engine {engine[:100]!r}; known: auto, {', '.join(ENGINE_NAMES)}")

@@ -17,8 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
+
+MOST_THREADS = 64  # a log or a state file may name any number; a frame is work for a few
 
 
 @dataclass
@@ -70,6 +73,13 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Name, precision, library versions, threads, device: what identifies its arithmetic."""
+
+
+def checked_threads(threads: int | None) -> int | None:
+    """A number of threads that an engine may be given, None for the engine's own choice; raises `EngineError`."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise EngineError(f"threads={threads} must be 1 to {MOST_THREADS}")
+    return threads
 
 
 def empty_state(spec: WorldSpec, ring: Any, batch: int) -> State:

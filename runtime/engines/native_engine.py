@@ -26,10 +26,9 @@ from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime import kernels
-from dreamloop.runtime.engines.base import State, empty_state
+from dreamloop.runtime.engines.base import State, checked_threads, empty_state
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
-MOST_THREADS = 64
 PRECISIONS = ("fp32", "bf16", "int8", "int8-static")
 
 
@@ -42,12 +41,11 @@ class NativeEngine:
     def __init__(self, world: World, precision: str = PRECISIONS[0], threads: int | None = None) -> None:
         if precision not in PRECISIONS:
             raise EngineError(f"engine native knows precision {', '.join(PRECISIONS)}, not {str(precision)[:40]!r}")
-        if threads is not None and not 1 <= threads <= MOST_THREADS:
-            raise EngineError(f"threads={threads} must be 1..{MOST_THREADS}")
+        threads = checked_threads(threads) or min(DEFAULT_THREADS, _cores())
         tier = kernels.instruction_tier()  # raises where the kernels are not built
         module = importlib.import_module("dreamloop.runtime._kernels")
         self.world, self.precision = world, precision
-        self._native = module.World(packed.pack(world), threads or min(DEFAULT_THREADS, _cores()), tier, precision)
+        self._native = module.World(packed.pack(world), threads, tier, precision)
 
     def new_state(self, batch: int = 1) -> State:
         shape, row_bytes = self.world.spec.ring_shape(batch), self._native.ring_row_bytes()

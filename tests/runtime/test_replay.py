@@ -181,6 +181,8 @@ BROKEN = {
     "another engine": (lambda path: edited(path, 0, engine={"engine": ENGINE, "precision": "fp32", "threads": 1}),
                        "made with builder 'None'"),
     "unknown engine": (lambda path: edited(path, 0, engine={"engine": "quantum"}), "no engine 'quantum'"),
+    "threads beyond": (lambda path: edited(path, 0, engine={"engine": ENGINE, "threads": 100_000}),
+                       "threads=100000 must be 1 to 64"),
     "seed beyond": (lambda path: edited(path, 0, seed=1 << 64), "line 1: seed is not"),
     "start beyond": (lambda path: edited(path, 0, start=9), "start=9"),
     "start image not there": (lambda path: edited(path, 0, start={"image_sha256": "0"}), "the log does not hold"),

@@ -243,6 +243,9 @@ def test_auto_that_no_engine_satisfies_gives_every_reason(world: World) -> None:
     assert all(name in str(raised.value) for name in AUTO_ORDER)
 
 
-def test_threads_below_one_are_refused(world: World) -> None:
-    with pytest.raises(EngineError, match="threads=0"):
-        open_engine(world, threads=0)
+@pytest.mark.parametrize("engine", ["auto", *ENGINE_NAMES])
+@pytest.mark.parametrize("threads", [0, 65, 100_000])
+def test_threads_that_no_frame_could_use_are_refused_before_anything_is_built(world: World, engine: str,
+                                                                              threads: int) -> None:
+    with pytest.raises(EngineError, match=rf"^threads={threads} must be 1 to 64$"):
+        open_engine(world, engine, threads=threads)
