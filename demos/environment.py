@@ -22,6 +22,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from dreamloop.demos.play import pygame_module
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import ActionSpec
 from dreamloop.models.core.world import World, zoo_names
@@ -29,6 +30,7 @@ from dreamloop.runtime.batch import BatchedSession
 from dreamloop.runtime.session import Session
 
 MAX_EPISODE_STEPS = 2100  # a minute at 35 frames a second
+WINDOW_WIDTH = 640  # pixels at most, of render mode `human`
 Reward = Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # (frame before, action, frame after)
 
 
@@ -53,6 +55,11 @@ def _start(random: np.random.Generator, world: World, options: dict[str, Any] | 
     return seed, (options or {}).get("start", start)
 
 
+def _check_mode(render_mode: str | None, modes: list[str]) -> None:
+    if render_mode not in (None, *modes):
+        raise DreamloopError(f"render_mode={render_mode!r} must be one of {', '.join(modes)}")
+
+
 class DreamEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
     """One dream. world: a `World`, a zoo name or a folder; engine, precision, threads: see `Session`."""
 
@@ -60,8 +67,7 @@ class DreamEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def __init__(self, world: World | str, render_mode: str | None = None, engine: str = "auto",
                  precision: str | None = None, threads: int | None = None, reward: Reward | None = None) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise DreamloopError(f"render_mode={render_mode!r} must be one of rgb_array, human")
+        _check_mode(render_mode, self.metadata["render_modes"])
         self.session = Session(world, engine, precision, threads=threads)
         self.world, self.render_mode, self.reward = self.session.world, render_mode, reward
         self.metadata = {**self.metadata, "render_fps": round(self.world.spec.fps)}
@@ -91,85 +97,121 @@ class DreamEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         return None
 
     def _show(self) -> None:
-        """Render mode `human`: every frame in a window, at the world's pace."""
+        """Render mode `human`: every frame in a window, at the world's pace. Raises `NoDisplay` where there is no
+        screen."""
         if self.render_mode != "human":
             return
-        import pygame
-        spec = self.world.spec
+        screen, spec = pygame_module("screen"), self.world.spec
+        pygame = screen.pygame
         if self._window is None:
-            pygame.display.init()
-            scale = max(1, 640 // spec.frame_width)
+            screen.start_display()
+            scale = max(1, WINDOW_WIDTH // spec.frame_width)
             self._window = pygame.display.set_mode((spec.frame_width * scale, spec.frame_height * scale))
+            pygame.display.set_caption(f"{self.world.name} - dreamloop")
             self._clock = pygame.time.Clock()
         pygame.event.pump()
-        picture = pygame.image.frombuffer(self._frame.tobytes(), (spec.frame_width, spec.frame_height), "RGB")
-        pygame.transform.scale(picture.convert(self._window), self._window.get_size(), self._window)
+        drawn = screen.picture(self._frame).convert(self._window)
+        pygame.transform.scale(drawn, self._window.get_size(), self._window)
         pygame.display.flip()
         self._clock.tick(spec.fps)
 
     def close(self) -> None:
         self.session.close()
         if self._window is not None:
-            import pygame
-            pygame.display.quit()
+            pygame_module("screen").pygame.display.quit()
             self._window = None
 
 
 class DreamVectorEnvironment(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """B dreams that step together: one pass of the network makes the next frame of all."""
+    """B dreams that step together: one pass of the network makes the next frame of all.
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"],  # noqa: RUF012  as its base has it
+    Observations, rewards, ends, infos and seeds are those of a `SyncVectorEnv` of single dreams, in each of its
+    ways to start over: autoreset_mode `NextStep`, `SameStep` or `Disabled`, as Gymnasium defines them.
+    max_episode_steps: None or -1 is no end; the rest as for `DreamEnvironment`.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35,  # noqa: RUF012  as its base has it
                                 "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, num_envs: int, world: World | str, render_mode: str | None = None, engine: str = "auto",
                  precision: str | None = None, threads: int | None = None, reward: Reward | None = None,
-                 max_episode_steps: int = MAX_EPISODE_STEPS) -> None:
+                 max_episode_steps: int | None = MAX_EPISODE_STEPS,
+                 autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP) -> None:
+        _check_mode(render_mode, self.metadata["render_modes"])
+        try:
+            self._mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            raise DreamloopError(f"autoreset_mode={autoreset_mode!r} must be one of "
+                                 f"{', '.join(mode.value for mode in AutoresetMode)}") from None
         self.game = BatchedSession(world, num_envs, engine, precision, threads)
         self.num_envs, self.world, self.render_mode, self.reward = num_envs, self.game.world, render_mode, reward
-        self.max_episode_steps = max_episode_steps
+        self.metadata = {**self.metadata, "render_fps": round(self.world.spec.fps), "autoreset_mode": self._mode}
+        self._most_steps = np.inf if max_episode_steps in (None, -1) else max_episode_steps
         self.single_observation_space, self.single_action_space = _spaces(self.world)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         for _ in range(num_envs):
             self.game.join()
         self._randoms = [np.random.default_rng() for _ in range(num_envs)]
-        self._frames = self._observe()
+        self._frames = np.stack([self.game.render()[seat].pixels for seat in range(num_envs)])
+        self._steps = np.zeros(num_envs, np.int64)  # of the episode that each is in
         self._ended = np.zeros(num_envs, bool)
-
-    def _observe(self) -> np.ndarray:
-        frames = self.game.render()
-        return np.stack([frames[seat].pixels for seat in range(self.num_envs)])
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
               ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Every dream starts over. seed: one number, from which each dream gets its own, or one each."""
-        seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
-        for seat, own in enumerate(seeds):
-            if own is not None:
+        """Dreams start over. seed: one number, from which each dream gets its own, or one each; options: `start` (see
+        `DreamEnvironment`), and `reset_mask`, (B,) bool: which dreams, where not all of them."""
+        alike = seed is None or isinstance(seed, int)
+        seeds = [None if seed is None else seed + i for i in range(self.num_envs)] if alike else list(seed)
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        if len(seeds) != self.num_envs:
+            raise DreamloopError(f"seed: {len(seeds)} numbers for {self.num_envs} dreams")
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self.num_envs,) or not mask.any():
+            raise DreamloopError(f"reset_mask must be {self.num_envs} bool, one of them True at least")
+        infos: dict[str, Any] = {}
+        for seat in map(int, np.flatnonzero(mask)):
+            if (own := seeds[seat]) is not None:
                 self._randoms[seat] = gymnasium.utils.seeding.np_random(own)[0]
             self._begin(seat, options)
-        self._frames = self._observe()
-        self._ended = np.zeros(self.num_envs, bool)
-        return self._frames.copy(), {"frame": np.zeros(self.num_envs, np.int64)}
+            self._ended[seat] = False
+            infos = self._add_info(infos, {"frame": 0}, seat)
+        return self._frames.copy(), infos
 
     def _begin(self, seat: int, options: dict[str, Any] | None = None) -> None:
         noise, start = _start(self._randoms[seat], self.world, options)
-        self.game.start(seat, noise, start)
+        self._frames[seat], self._steps[seat] = self.game.start(seat, noise, start).pixels, 0
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Where an episode has ended the dream starts over instead, as Gymnasium's NEXT_STEP mode has it."""
-        vectors = np.asarray(actions, np.float32)
-        frames = self.game.step({seat: vectors[seat] for seat in range(self.num_envs)})
-        for seat in np.flatnonzero(self._ended):
-            self._begin(int(seat))
-        after = self._observe() if self._ended.any() else np.stack([frames[s].pixels for s in range(self.num_envs)])
+        """actions: (B, A). Where an episode has ended, NextStep starts the dream over instead of making its frame;
+        SameStep has done so already, with the last observation in `final_obs`; Disabled waits for `reset`."""
+        if self._mode is AutoresetMode.DISABLED and self._ended.any():
+            raise DreamloopError(f"dream {int(np.flatnonzero(self._ended)[0])} is over; reset it first: "
+                                 "options={'reset_mask': ended}")
+        actions = np.asarray(actions)
+        if len(actions) != self.num_envs:
+            raise DreamloopError(f"{len(actions)} actions for {self.num_envs} dreams")
+        over, before = np.flatnonzero(self._ended), self._frames
+        shown = self.game.step(dict(enumerate(actions)))
+        self._frames = np.stack([shown[seat].pixels for seat in range(self.num_envs)])
+        self._steps += 1
+        index = [frame.index for frame in shown.values()]
+        for seat in map(int, over):
+            self._begin(seat)
+            index[seat] = 0
         rewards = np.zeros(self.num_envs)
         if self.reward is not None:
-            rewards[:] = [0.0 if ended else self.reward(b, v, a) for ended, b, v, a in
-                          zip(self._ended, self._frames, vectors, after, strict=True)]
-        index = np.where(self._ended, 0, [frames[seat].index for seat in range(self.num_envs)])
-        self._frames, self._ended = after, index >= self.max_episode_steps
-        return after.copy(), rewards, np.zeros(self.num_envs, bool), self._ended.copy(), {"frame": index}
+            for seat in set(range(self.num_envs)) - set(over):
+                rewards[seat] = self.reward(before[seat], actions[seat], self._frames[seat])
+        cut, infos = self._steps >= self._most_steps, dict[str, Any]()
+        for seat in range(self.num_envs):
+            if self._mode is AutoresetMode.SAME_STEP and cut[seat]:
+                last = {"final_obs": self._frames[seat].copy(), "final_info": {"frame": index[seat]}}
+                infos = self._add_info(infos, last, seat)
+                self._begin(seat)
+                index[seat] = 0
+            infos = self._add_info(infos, {"frame": index[seat]}, seat)
+        self._ended = cut & (self._mode is not AutoresetMode.SAME_STEP)
+        return self._frames.copy(), rewards, np.zeros(self.num_envs, bool), cut, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         return tuple(self._frames.copy()) if self.render_mode == "rgb_array" else None

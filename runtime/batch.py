@@ -80,8 +80,8 @@ class BatchedSession:
         self._taken[free[0]] = True
         return int(free[0])
 
-    def start(self, seat: int, seed: int = 0, start: int | np.ndarray = 0) -> None:
-        """Start a seat over, without decoding anything; nobody else notices."""
+    def start(self, seat: int, seed: int = 0, start: int | np.ndarray = 0) -> Frame:
+        """Start a seat over and return its start as frame 0, without decoding anything; nobody else notices."""
         if not 0 <= seat < self.seats:
             raise DreamloopError(f"seat={seat} must be 0 to {self.seats - 1}")
         state, image = self._live(), start_image(self.world, start)
@@ -91,6 +91,7 @@ class BatchedSession:
         state.ring[:, :, seat] = 0
         state.latent[seat], state.frame[seat], state.seed[seat] = latent, 0, seed
         self._given[seat] = image
+        return Frame(0, image.copy())
 
     def leave(self, seat: int) -> None:
         """Free a seat."""
