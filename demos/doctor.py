@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def _packages() -> Check:
     missing, found = [], []
     for name in PLAYING:
         try:
-            found.append(f"{name} {getattr(importlib.import_module(name), '__version__', '?')}")
+            module = importlib.import_module(name)
+            found.append(f"{name} {getattr(module, '__version__', None) or version(name)}")
         except (ImportError, OSError):  # OSError: a shared library that does not load
             missing.append(PIP_NAME.get(name, name))
     if missing:
@@ -102,9 +104,11 @@ def _kernels() -> Check:
 
 def _engines() -> Iterator[Check]:
     statuses = {name: engine_status(name) for name in ENGINE_NAMES}
-    for name, status in statuses.items():
-        yield Check(f"engine {name}", OK if status.available else NOTE, status.reason)
     auto = next((name for name in AUTO_ORDER if statuses[name].available), None)
+    for name, status in statuses.items():
+        reason, _, install = status.reason.partition("; pip ")
+        advice = f"pip {install}" if install else f"not needed to play: auto picks {auto}" if auto else ""
+        yield Check(f"engine {name}", OK, reason) if status.available else Check(f"engine {name}", NOTE, reason, advice)
     if auto is None:
         yield Check("engine auto", PROBLEM, "no engine can run here", "pip install onnx onnxruntime")
     else:

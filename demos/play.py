@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,17 @@ def warm_up(session: Session, start: int | np.ndarray, frames: int = WARMUP_FRAM
     session.reset(start)
 
 
+@contextlib.contextmanager
+def settled_memory() -> Iterator[None]:
+    """What is loaded stays: a collection in the middle of a frame need not look at it."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
          say: Callable[[str], None] = print) -> dict[str, Any]:
     """Play, and report. Returns the figures of `dreamloop play --json`: times are of whole frames,
@@ -200,9 +211,7 @@ class _Times:
 
 def _run(loop: FrameLoop, frames: int | None, log: ActionLog | None, say: Callable[[str], None]) -> _Times:
     times, budget_ms = _Times(_Newest(), _Newest(), _Newest()), 1000 / loop.session.world.spec.fps
-    gc.collect()
-    gc.freeze()  # what is loaded stays: a collection in the middle of a frame need not look at it
-    try:
+    with settled_memory():
         for shown in loop.frames(frames):
             times.made.add(shown.made_ms)
             times.latency.add(shown.latency_ms)
@@ -213,8 +222,6 @@ def _run(loop: FrameLoop, frames: int | None, log: ActionLog | None, say: Callab
                 log.write(shown)
             for alarm in shown.alarms:
                 say(f"alarm: {alarm}")
-    finally:
-        gc.unfreeze()
     return times
 
 

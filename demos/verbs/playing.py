@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamloop.demos.verbs.common import DEFAULT_WORLD, AddVerb, add_engine, add_pipelined, add_seed, whole
+from dreamloop.models.core.errors import DreamloopError
 
 
 def _play(args: argparse.Namespace) -> dict[str, Any]:
@@ -60,6 +61,11 @@ def _profile(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.world import load_world
     options = PlayOptions(engine=args.engine, precision=args.precision, form=args.form, threads=args.threads,
                           seed=args.seed, frames=args.frames, headless=not args.window, pipelined=args.pipelined)
+    if args.players is not None:
+        if args.trace or args.plot:
+            raise DreamloopError("--players has neither a trace nor a plot")
+        from dreamloop.demos.profile_players import profile_players
+        return profile_players(load_world(args.world), args.players, options)
     return profile(load_world(args.world), options, args.trace, args.plot)
 
 
@@ -71,6 +77,8 @@ def add_profile(verb: AddVerb) -> None:
     profile.add_argument("--frames", type=whole(1), default=300, metavar="N", help="frames to time (default: 300)")
     profile.add_argument("--window", action="store_true", help="with the window and its pace (default: headless)")
     add_pipelined(profile)
+    profile.add_argument("--players", type=whole(2), metavar="N", help="instead: N players in one pass, who come "
+                         "and go, and what that costs those who stay")
     profile.add_argument("--compare", nargs=2, metavar=("A.json", "B.json"),
                          help="play nothing: compare two outputs of `dreamloop profile --json`")
     profile.add_argument("--trace", metavar="F.json", help="write a trace for https://ui.perfetto.dev")

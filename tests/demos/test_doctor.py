@@ -42,7 +42,10 @@ def test_a_world_that_plays_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert status == 0 and world.hash[:12] in checks["world tiny"]["detail"]
     assert {f"engine {name}" for name in (*ENGINE_NAMES, "auto")} <= checks.keys()
     for name in ENGINE_NAMES:
-        assert checks[f"engine {name}"]["detail"] == engine_status(name).reason
+        check, known = checks[f"engine {name}"], engine_status(name)
+        assert known.reason.startswith(check["detail"]) and bool(check["advice"]) != known.available
+        assert ("pip install" in known.reason) == check["advice"].startswith("pip install") or known.available
+    assert "?" not in checks["packages"]["detail"]
     assert checks["display"]["status"] == "ok" and "dummy" in checks["display"]["detail"]
     assert len(lines) == len(checks) + sum(bool(check["advice"]) for check in checks.values())
 
