@@ -161,16 +161,18 @@ class DreamVectorEnvironment(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, 
               ) -> tuple[np.ndarray, dict[str, Any]]:
         """Dreams start over. seed: one number, from which each dream gets its own, or one each; options: `start` (see
         `DreamEnvironment`), and `reset_mask`, (B,) bool: which dreams, where not all of them."""
-        alike = seed is None or isinstance(seed, int)
-        seeds = [None if seed is None else seed + i for i in range(self.num_envs)] if alike else list(seed)
+        if seed is None:
+            seed = [None] * self.num_envs
+        elif isinstance(seed, int):
+            seed = [seed + i for i in range(self.num_envs)]
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
-        if len(seeds) != self.num_envs:
-            raise DreamloopError(f"seed: {len(seeds)} numbers for {self.num_envs} dreams")
+        if len(seed) != self.num_envs:
+            raise DreamloopError(f"seed: {len(seed)} numbers for {self.num_envs} dreams")
         if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self.num_envs,) or not mask.any():
             raise DreamloopError(f"reset_mask must be {self.num_envs} bool, one of them True at least")
         infos: dict[str, Any] = {}
         for seat in map(int, np.flatnonzero(mask)):
-            if (own := seeds[seat]) is not None:
+            if (own := seed[seat]) is not None:
                 self._randoms[seat] = gymnasium.utils.seeding.np_random(own)[0]
             self._begin(seat, options)
             self._ended[seat] = False
