@@ -153,7 +153,7 @@ class DreamVectorEnvironment(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, 
         for _ in range(num_envs):
             self.game.join()
         self._randoms = [np.random.default_rng() for _ in range(num_envs)]
-        self._frames = np.stack([self.game.render()[seat].pixels for seat in range(num_envs)])
+        self._frames = np.stack([frame.pixels for frame in self.game.render().values()])
         self._steps = np.zeros(num_envs, np.int64)  # of the episode that each is in
         self._ended = np.zeros(num_envs, bool)
 

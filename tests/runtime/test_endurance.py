@@ -32,6 +32,7 @@ def played(folder: Path, frames: int) -> dict[str, Any]:
 def check(folder: Path, frames: int) -> None:
     first, second = played(folder, frames), played(folder, frames)
     for report in (first, second):
+        print(report)
         assert 0 < report["most_bytes"] <= report["settled_bytes"] + GROWTH_BYTES, report
         assert abs(report["drift_s"]) < 1e-6, report
     assert first["hash"] == second["hash"]
