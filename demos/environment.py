@@ -1,7 +1,8 @@
 """Dreamed worlds as Gymnasium environments, so that an agent can live in one.
 
     import gymnasium
-    import dreamloop.demos.environment                      # registers the worlds of the zoo
+    import dreamloop.demos.environment                      # registers the worlds of the zoo; without this line,
+                                                            # the id dreamloop.demos.environment:dreamloop/NAME-v0
 
     environment = gymnasium.make("dreamloop/doom-arena-v0", render_mode="rgb_array")
     many = gymnasium.make_vec("dreamloop/doom-arena-v0", num_envs=8)      # one pass of the network for all
