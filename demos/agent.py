@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from dreamloop.demos.environment import register
+from dreamloop.demos.verbs.common import whole
 from dreamloop.models.core.errors import DreamloopError
 
 
@@ -57,8 +58,8 @@ def run(world: str, steps: int = 300, seed: int = 0) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Let an agent live in a dream.")
     parser.add_argument("world", nargs="?", default="doom-arena", help="a world of the zoo or a folder")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=whole(1), default=300)
+    parser.add_argument("--seed", type=whole(0), default=0)
     args = parser.parse_args(argv)
     try:
         print(f"mean change of a frame: {run(args.world, args.steps, args.seed):.2f} of 255")

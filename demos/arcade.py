@@ -20,6 +20,7 @@ from dreamloop.demos.bindings import default_bindings
 from dreamloop.demos.controls import Controls
 from dreamloop.demos.screen import picture, start_display
 from dreamloop.demos.scripted import ScriptedSource
+from dreamloop.demos.verbs.common import whole
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World, load_world
 from dreamloop.runtime import Session
@@ -139,7 +140,7 @@ class Arcade:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Walk up to a dream and play it.")
     parser.add_argument("world", nargs="?", default="doom-arena", help="a world of the zoo or a folder")
-    parser.add_argument("--frames", type=int, help="leave after this many")
+    parser.add_argument("--frames", type=whole(1), help="leave after this many")
     args = parser.parse_args(argv)
     clock, count = pygame.time.Clock(), 0
     try:

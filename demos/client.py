@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from dreamloop.demos.scripted import ScriptedSource
+from dreamloop.demos.verbs.common import whole
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import ActionSpec, Button
 
@@ -46,6 +47,8 @@ class Client:
             body = await self.reader.readexactly(head["size"])
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise DreamloopError("the server is gone") from error
+        except (ValueError, RecursionError, KeyError, TypeError, asyncio.LimitOverrunError) as error:
+            raise DreamloopError(f"{self.host}:{self.port} is no server of dreams") from error
         if "error" in head:
             raise DreamloopError(f"the server says: {head['error']}")
         return head, body
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Play on a server of dreams.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7007)
-    parser.add_argument("--frames", type=int, default=350)
+    parser.add_argument("--frames", type=whole(1), default=350)
     args = parser.parse_args(argv)
     try:
         print(asyncio.run(play(args.host, args.port, args.frames)))

@@ -16,8 +16,8 @@ from dreamloop.models.core.world import World
 from dreamloop.runtime.engines import engine_status
 
 gymnasium = pytest.importorskip("gymnasium", reason="environments are Gymnasium's")
+from gymnasium.utils import performance  # noqa: E402
 from gymnasium.utils.env_checker import check_env, data_equivalence  # noqa: E402
-from gymnasium.utils.performance import benchmark_vector_step  # noqa: E402
 from gymnasium.vector import AutoresetMode  # noqa: E402
 from gymnasium.wrappers.vector import RecordEpisodeStatistics  # noqa: E402
 
@@ -129,7 +129,8 @@ def test_gymnasiums_tools_for_vectors_take_it(identity: str, mode: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         many = RecordEpisodeStatistics(in_one_pass(identity, autoreset_mode=mode, render_mode="rgb_array"))
-        assert benchmark_vector_step(many, target_duration=0, seed=1) > 0
+        if hasattr(performance, "benchmark_vector_step"):  # newer ones have it
+            assert performance.benchmark_vector_step(many, target_duration=0, seed=1) > 0
         frames, _ = many.reset(seed=1)
         assert all((shown == frame).all() for shown, frame in zip(many.render(), frames, strict=True))
         for _ in range(3):
@@ -204,3 +205,6 @@ def test_the_agent_lives_in_a_dream(tmp_path: Path, capsys: pytest.CaptureFixtur
     tiny_world(tmp_path / "lived-in")
     assert agent.main([str(tmp_path / "lived-in"), "--steps", "12"]) == 0
     assert float(capsys.readouterr().out.split(":")[1].split()[0]) > 0
+    with pytest.raises(SystemExit) as left:
+        agent.main([str(tmp_path / "lived-in"), "--steps", "0"])
+    assert left.value.code == 2 and "0 must be 1 or more" in capsys.readouterr().err

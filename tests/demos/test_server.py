@@ -184,6 +184,22 @@ def test_server_and_client_are_programs(tmp_path: Path, capsys: pytest.CaptureFi
     assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"7\n", b"{}\n", b'{"size": -1}\n',
+                                  b"x" * 100_000])
+def test_what_is_no_server_of_dreams_is_one_line(said: bytes) -> None:
+    async def test() -> None:
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(said)
+            await writer.drain()
+            writer.close()
+        async with await asyncio.start_server(answer, HOST, 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            with pytest.raises(DreamloopError, match=f"{HOST}:{port} is no server of dreams"):
+                async with client.Client(HOST, port):
+                    pass
+    run(test)
+
+
 def test_the_hello_is_all_that_a_client_must_know(world: World) -> None:
     async def test() -> None:
         async with serving(world, 1) as (_, port):
