@@ -144,10 +144,12 @@ class DreamVectorEnvironment(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, 
         except ValueError:
             raise DreamloopError(f"autoreset_mode={autoreset_mode!r} must be one of "
                                  f"{', '.join(mode.value for mode in AutoresetMode)}") from None
+        self._most_steps = np.inf if max_episode_steps in (None, -1) else max_episode_steps
+        if self._most_steps < 1:
+            raise DreamloopError(f"max_episode_steps={max_episode_steps} must be 1 or more, or -1 for no end")
         self.game = BatchedSession(world, num_envs, engine, precision, threads)
         self.num_envs, self.world, self.render_mode, self.reward = num_envs, self.game.world, render_mode, reward
         self.metadata = {**self.metadata, "render_fps": round(self.world.spec.fps), "autoreset_mode": self._mode}
-        self._most_steps = np.inf if max_episode_steps in (None, -1) else max_episode_steps
         self.single_observation_space, self.single_action_space = _spaces(self.world)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -166,7 +166,8 @@ def test_what_a_vector_refuses_moves_no_dream(identity: str) -> None:
     with pytest.raises(DreamloopError, match="dream 0 is over; reset it first"):
         many.step(none)
     for options, message in (({"autoreset_mode": "never"}, "NextStep, SameStep, Disabled"),
-                             ({"render_mode": "human"}, "must be one of rgb_array")):
+                             ({"render_mode": "human"}, "must be one of rgb_array"),
+                             ({"max_episode_steps": 0}, "max_episode_steps=0 must be 1 or more")):
         with pytest.raises(DreamloopError, match=message):
             in_one_pass(identity, **options)
     many.close()
