@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
 
@@ -76,6 +77,13 @@ def empty_state(spec: WorldSpec, ring: Any, batch: int) -> State:
     """The state that `new_state` returns, around a zero ring of the engine's own kind."""
     return State(ring, np.zeros((batch, *spec.latent_shape), np.float32),
                  np.zeros(batch, np.int64), np.zeros(batch, np.uint64))
+
+
+def refuse_linear(name: str, world: World) -> None:
+    """For the constructor of an engine without the linear branch of a plan: `EngineError` where the world has one."""
+    if world.spec.plan.linear:
+        raise EngineError(f"engine {name} has no linear branch for what a plan skips, as world {world.name} asks; "
+                          "torch and triton have it")
 
 
 def turn_of(engine: Engine) -> threading.RLock:

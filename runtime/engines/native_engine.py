@@ -26,7 +26,7 @@ from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime import kernels
-from dreamloop.runtime.engines.base import State, empty_state
+from dreamloop.runtime.engines.base import State, empty_state, refuse_linear
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
 MOST_THREADS = 64
@@ -40,6 +40,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, world: World, precision: str = PRECISIONS[0], threads: int | None = None) -> None:
+        refuse_linear(self.name, world)
         if precision not in PRECISIONS:
             raise EngineError(f"engine native knows precision {', '.join(PRECISIONS)}, not {str(precision)[:40]!r}")
         if threads is not None and not 1 <= threads <= MOST_THREADS:
