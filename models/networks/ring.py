@@ -67,9 +67,9 @@ class RingPass:
         if skipped is None:
             return attended
         assert self.written is not None and self.share is not None
-        rows = in_blocks(query[:, :, None], self.spec.block_tokens)
-        blocks = (x.unflatten(2, (-1, self.spec.block_tokens)) for x in (keys, values))
-        found = attend_skipped(rows, *blocks, self.written, self.share, skipped)
+        asked = in_blocks(query[:, :, None], self.spec.block_tokens)
+        key_blocks, value_blocks = (x.unflatten(2, (-1, self.spec.block_tokens)) for x in (keys, values))
+        found = attend_skipped(asked, key_blocks, value_blocks, self.written, self.share, skipped)
         return attended + in_frames(found, 1, self.spec.tokens)
 
     def _chosen(self, keys: Tensor, stored: Tensor, query: Tensor) -> Plan:

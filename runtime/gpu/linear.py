@@ -60,10 +60,10 @@ def moments_kernel(keys, values, length, products, sums, ring_player, ring_head,
 
 @triton.jit
 def combination_kernel(query, matrix, bias, out, query_player, query_token, query_head, tokens, heads, rows,
-                       D: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr, QUERY_TOKENS: tl.constexpr,
-                       QUERIES: tl.constexpr):
+                       D: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+                       QUERY_TOKENS: tl.constexpr, QUERIES: tl.constexpr):
     """matrix: (B, H, rows, D, D) in the ring's precision; bias: (B, H, rows, D) float32; QUERY_TOKENS: tokens of a row;
-    out: (B, T, H, D), added to in place."""
+    DEPTH: of D at a time; out: (B, T, H, D), added to in place."""
     query_tiles: tl.constexpr = (QUERY_TOKENS + QUERIES - 1) // QUERIES
     stretches: tl.constexpr = (D + COLUMNS - 1) // COLUMNS
     program, head, player = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -71,13 +71,16 @@ def combination_kernel(query, matrix, bias, out, query_player, query_token, quer
     row = tile // query_tiles
     token = row * QUERY_TOKENS + (tile % query_tiles) * QUERIES + tl.arange(0, QUERIES)
     asked = (token < tokens) & (token < (row + 1) * QUERY_TOKENS)
-    d, column = tl.arange(0, WIDE), stretch * COLUMNS + tl.arange(0, COLUMNS)
+    column = stretch * COLUMNS + tl.arange(0, COLUMNS)
     at = (player * heads + head) * rows + row
-    q = tl.load(query + player * query_player + head * query_head + token[:, None] * query_token + d[None, :],
-                mask=asked[:, None] & (d < D)[None, :], other=0.0)
-    m = tl.load(matrix + (at * D + d[:, None]) * D + column[None, :], mask=(d < D)[:, None] & (column < D)[None, :],
-                other=0.0)
-    found = product(q, m, tl.zeros([QUERIES, COLUMNS], tl.float32))
+    asks = query + player * query_player + head * query_head + token[:, None] * query_token
+    found = tl.zeros([QUERIES, COLUMNS], tl.float32)
+    for start in range(0, WIDE, DEPTH):
+        d = start + tl.arange(0, DEPTH)
+        q = tl.load(asks + d[None, :], mask=asked[:, None] & (d < D)[None, :], other=0.0)
+        m = tl.load(matrix + (at * D + d[:, None]) * D + column[None, :], mask=(d < D)[:, None] & (column < D)[None, :],
+                    other=0.0)
+        found = product(q, m, found)
     found += tl.load(bias + at * D + column, mask=column < D, other=0.0)[None, :]
     mask = asked[:, None] & (column < D)[None, :]
     to = out + ((player * tokens + token[:, None]) * heads + head) * D + column[None, :]
@@ -93,12 +96,13 @@ def moments(layer: Tensor, skipped: Skipped, geometry: Geometry) -> tuple[Tensor
     products = torch.empty(b, g, blocks, d, d, dtype=torch.float32, device=layer.device)
     sums = torch.empty(b, g, blocks, 2, d, dtype=torch.float32, device=layer.device)
     assert layer.stride()[3:] == (d, 1) and length.shape[1] == blocks and length.stride(1) == 1
-    columns = min(max(triton.next_power_of_2(d), 16), COLUMNS)
+    whole = max(triton.next_power_of_2(d), 16)
+    columns = min(whole, COLUMNS)
     moments_kernel[(blocks * triton.cdiv(d, columns), g, b)](
         layer[0], layer[1], length, products, sums, *layer.stride()[1:3], length.stride(0) if len(length) > 1 else 0, g,
-        blocks, d, max(triton.next_power_of_2(d), 16), columns,
-        min(max(triton.next_power_of_2(geometry.block_tokens), 16), KEYS), geometry.block_tokens, num_warps=4,
-        num_stages=2)
+        blocks, d, whole, columns,
+        min(max(triton.next_power_of_2(geometry.block_tokens), 16), KEYS), geometry.block_tokens,
+        num_warps=4 if whole <= 128 else 8, num_stages=2)
     return products, sums
 
 
@@ -123,8 +127,9 @@ def add_skipped(out: Tensor, query: Tensor, layer: Tensor, skipped: Skipped, geo
     assert out.is_contiguous() and query.stride(3) == 1 and rows in (1, geometry.parts)
     tokens = geometry.block_tokens if rows > 1 else t
     queries = min(max(triton.next_power_of_2(tokens), 16), 64)
-    columns = min(max(triton.next_power_of_2(d), 16), COLUMNS)
+    whole = max(triton.next_power_of_2(d), 16)
+    columns = min(whole, COLUMNS)
     combination_kernel[(rows * triton.cdiv(tokens, queries) * triton.cdiv(d, columns), h, b)](
-        query, matrix, bias, out, *query.stride()[:3], t, h, rows, d, max(triton.next_power_of_2(d), 16), columns,
-        tokens, queries, num_warps=4)
+        query, matrix, bias, out, *query.stride()[:3], t, h, rows, d, whole, columns,
+        min(whole, 32 if layer.dtype == torch.float32 else 64), tokens, queries, num_warps=4)
     return out
