@@ -158,6 +158,11 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
                                    None if turned is None else turned.double())
     own, its = (module.sparse_attention(queries[1], rings[1], plan, g, turned) for module in (k, plain))
     held("sparse_attention", own, its, exact)
+    _, near = k.slot_and_plan(spec, frames, torch.full_like(frames, 2))  # a view of two frames: the others are skipped
+    skipped, weights = k.skipped_blocks(near), random(d.heads, d.head_size, d.head_size) / d.head_size**0.5
+    added = [module.add_skipped(its.to(r.dtype, copy=True), queries[1].to(r.dtype), rings[1].to(r.dtype), skipped, g,
+                                weights.to(r.dtype)) for module, r in zip((k, plain, plain), rings, strict=True)]
+    held("add_skipped", *added)
     drawn = _noise_of(device)(torch.arange(b, device=device), frames, 257)
     host = np.stack([host_noise.normal(i, f, 257) for i, f in enumerate(FRAMES)])
     error = float(np.abs(drawn.cpu().numpy() - host).max())

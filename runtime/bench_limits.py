@@ -36,15 +36,27 @@ def keys_read(spec: WorldSpec) -> int:
     return int((plan.token_mask()[0, 0].sum(axis=1) * np.diff(ends, prepend=0)).sum())
 
 
+def skipped_flop(spec: WorldSpec) -> float:
+    """FLOP of the linear branch of one layer over a full memory (models/networks/linear.py): products k v^T of every
+    key that some row skips, their mean for every row, and two products for every query."""
+    plan = build_plan(spec, np.array([LATE_FRAME]))
+    skipped = plan.skipped()[0, 0]  # (rows, blocks)
+    keys = int(plan.block_length[0][skipped.any(axis=0)].sum())
+    square = 2.0 * spec.dynamics.width * spec.dynamics.head_size  # of D x D a head, all heads
+    return square * (keys + int(skipped.sum()) + 2 * spec.tokens)
+
+
 def pass_operations(spec: WorldSpec) -> dict[str, float]:
-    """FLOP of the operations of one pass of one player, by the names that the native engine gives them."""
+    """FLOP of the operations of one pass of one player, by the names that the native engine gives them, and `skipped`
+    for the linear branch of a plan that has one."""
     d, t = spec.dynamics, spec.tokens
     square = 2.0 * t * d.width * d.width * d.layers
     mlp = 2.0 * t * d.width * d.mlp_width * d.layers
     condition = 2.0 * d.width * (spec.actions.size + spec.condition_size + d.width + 6 * d.width)
+    skipped = {"skipped": skipped_flop(spec) * d.layers} if spec.plan.linear else {}
     return {"condition": condition, "input": 2.0 * t * 2 * spec.token_channels * d.width, "qkv": 3 * square,
             "attention": 4.0 * keys_read(spec) * d.width * d.layers, "out": square, "up": mlp, "down": mlp,
-            "output": 2.0 * t * spec.token_channels * d.width}
+            "output": 2.0 * t * spec.token_channels * d.width, **skipped}
 
 
 def operation_seconds(spec: WorldSpec, limits: dict[str, float], precision: str,

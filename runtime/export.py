@@ -57,6 +57,8 @@ def choose(world: World, to: str, form: str | None, precision: str | None, archs
     kinds = onnx_precision.precision_of(chosen.precision)
     if world.spec.plan.policy == "top_k":
         raise DreamloopError("a plan that chooses blocks while it plays (top_k) cannot be exported")
+    if world.spec.plan.linear:
+        raise DreamloopError("a plan with a linear branch cannot be exported; torch and triton play it")
     if to == "onnx":
         if archs:
             raise DreamloopError("--arch is for tensorrt and tensorrt-rtx; an ONNX graph has no architecture")

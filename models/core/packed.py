@@ -13,7 +13,8 @@
     float32     every tensor of `weight_shapes`, in its order
     uint8       the start frames (N, H, W, 3)
 
-All little-endian. `csrc/cpu/load.cpp` reads it and trusts none of it.
+All little-endian. `csrc/cpu/load.cpp` reads it and trusts none of it. A world whose plan has a linear branch has no
+such file.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ def _numbers(spec: WorldSpec, starts: int) -> np.ndarray:
 
 
 def pack(world: World) -> bytearray:
-    """The bytes of the flat file."""
+    """The bytes of the flat file. Raises `WorldError` for a plan with a linear branch: the C side has none."""
     spec = world.spec
+    if spec.plan.linear:
+        raise WorldError(f"world {world.name} has a linear branch for what its plan skips, which no flat file holds")
     doubles = np.array([spec.fps, spec.dynamics.rope_base, *spec.dynamics.sigmas,
                         *(axis.limit for axis in spec.actions.axes)], "<f8")
     names = "".join(f"{name}\n" for name in spec.actions.names).encode()

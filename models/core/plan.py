@@ -20,6 +20,9 @@ the mask that training uses, come from the same `reads` rule.
               of their slot, when a frame is written. `block_kept` says how many blocks at the front of a list are read
               whatever their keys; the rest of the list are candidates, and `select` is the choice. Training reads
               every candidate: top_k approximates a dense world at play.
+
+With `linear`, what `window` or `radial` skips is not lost: `Plan.skipped` says which written blocks a query block does
+not list, and models/networks/linear.py reads those to first order. Sinks and the frame itself are always listed.
 """
 
 from __future__ import annotations
@@ -45,16 +48,28 @@ class Plan:
     block_tokens: int
     block_kept: np.ndarray | None = None
 
-    def token_mask(self) -> np.ndarray:
-        """The same plan as a mask for dense attention: True where a query block may read a key,
-        (1 or B, 1 or H, query_blocks, key_blocks * block_tokens) bool."""
+    def listed(self) -> np.ndarray:
+        """Which blocks a query block lists, (1 or B, 1 or H, query_blocks, key_blocks) bool."""
         *lead, most = self.block_index.shape
         key_blocks = self.block_length.shape[1]
         listed = np.where(np.arange(most) < self.block_count[..., None], self.block_index, key_blocks)
         chosen = np.zeros((*lead, key_blocks + 1), bool)  # the last column takes what is not listed
         np.put_along_axis(chosen, listed, True, axis=-1)
-        written = np.arange(self.block_tokens) < self.block_length[:, None, None, :, None]
-        return (chosen[..., :key_blocks, None] & written).reshape(*lead, key_blocks * self.block_tokens)
+        return chosen[..., :key_blocks]
+
+    def token_mask(self) -> np.ndarray:
+        """The same plan as a mask for dense attention: True where a query block may read a key,
+        (1 or B, 1 or H, query_blocks, key_blocks * block_tokens) bool."""
+        mask = self.listed()[..., None] & self.written()[:, None, None]
+        return mask.reshape(*mask.shape[:3], -1)
+
+    def written(self) -> np.ndarray:
+        """Which rows of the ring hold a token, (1 or B, key_blocks, block_tokens) bool."""
+        return np.arange(self.block_tokens) < self.block_length[..., None]
+
+    def skipped(self) -> np.ndarray:
+        """Which written blocks a query block does not list, (1 or B, 1 or H, query_blocks, key_blocks) bool."""
+        return ~self.listed() & (self.block_length > 0)[:, None, None]
 
     def select(self, scores: np.ndarray, top_blocks: int) -> Plan:
         """The plan that reads of the candidates the `top_blocks` with the highest scores, or all where there are
@@ -120,6 +135,13 @@ def build_plan(spec: WorldSpec, frames: np.ndarray) -> Plan:
         length[b, written, parts - 1] = spec.tokens - (parts - 1) * spec.block_tokens
     return Plan(index, count, length.reshape(batch, -1), spec.block_tokens,
                 kept if spec.plan.policy == "top_k" else None)
+
+
+def shares(skipped: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """What a block's sums count in the mean over all keys that a row skips: 1 / their number, 0 where the row does not
+    skip the block. skipped: (..., rows, blocks) bool; length: keys of each block, broadcast to it. Returns float64."""
+    count = (skipped * length).sum(axis=-1, keepdims=True)
+    return skipped / np.maximum(count, 1)
 
 
 def frame_mask(memory_spec: MemorySpec, plan: PlanSpec, first: int, count: int, parts: int = 1) -> np.ndarray:

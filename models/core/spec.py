@@ -27,8 +27,11 @@ PIXEL_SHUFFLE = 4  # the autoencoder never convolves above a quarter of the fram
 LEVEL_FEATURES = 8  # sines and cosines that describe one level in [0, 1]; see core/conditioning.py
 MAX_RING_BYTES = 64 << 30  # of float32 keys and values, for one player
 MAX_PLAN_BYTES = 256 << 20  # of block lists, for one player
+MAX_MOMENT_BYTES = 4 << 30  # of one layer's float32 sums for the linear branch of a plan, for one player
 PLAN_POLICIES = ("dense", "window", "radial", "top_k")
+SKIPPING = ("window", "radial")  # policies that skip blocks by their age
 LEVELS = ("noise_level", "step_size", "history_noise")
+LATER = {"later": True}  # of a field that older worlds lack: it is written only where it is not its default
 
 
 def _require(ok: bool, message: str) -> None:
@@ -207,23 +210,28 @@ class PlanSpec:
     """Which of the visible blocks a query block reads: core/plan.py says what each policy is.
     window_frames: for `window` the largest age read, for `radial` the largest age read whole.
     block_tokens: tokens of a key block; 0 means the whole frame is one block.
-    top_blocks: for `top_k`, how many blocks are read besides those that always are."""
+    top_blocks: for `top_k`, how many blocks are read besides those that always are.
+    linear: whether what `window` or `radial` skips is read to first order (models/networks/linear.py)."""
 
     policy: str = "dense"
     window_frames: int = 0
     block_tokens: int = 0
     top_blocks: int = 0
+    linear: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         _require(self.policy in PLAN_POLICIES, f"plan: policy {self.policy!r} must be {' or '.join(PLAN_POLICIES)}")
         _require(0 <= self.block_tokens <= 4096, f"plan: block_tokens={self.block_tokens} must be 0..4096")
-        _require((self.policy in ("window", "radial")) == (self.window_frames > 0),
+        _require((self.policy in SKIPPING) == (self.window_frames > 0),
                  f"plan: window_frames={self.window_frames} must be above 0 for policies window and radial, "
                  "and 0 for the others")
         _require(self.policy != "radial" or self.window_frames <= 4096,
                  f"plan: window_frames={self.window_frames} of policy radial must be 1..4096")
         _require(0 <= self.top_blocks <= 65536 and (self.policy == "top_k") == (self.top_blocks > 0),
                  f"plan: top_blocks={self.top_blocks} must be 1..65536 for policy top_k, and 0 for the others")
+        _require(not self.linear or self.policy in SKIPPING,
+                 f"plan: linear is for policies {' and '.join(SKIPPING)}, which skip blocks by their age, "
+                 f"not for {self.policy}")
 
 
 @dataclass(frozen=True)
@@ -260,6 +268,10 @@ class WorldSpec:
         _require(ring <= MAX_RING_BYTES, f"memory: a ring of {ring} bytes is above the cap of {MAX_RING_BYTES}")
         lists = 4 * self.blocks_per_frame**2 * self.memory.slots
         _require(lists <= MAX_PLAN_BYTES, f"plan: block lists of {lists} bytes are above the cap of {MAX_PLAN_BYTES}")
+        moments = 4 * self.blocks_per_frame * self.memory.slots * self.dynamics.width * self.dynamics.head_size
+        _require(not self.plan.linear or moments <= MAX_MOMENT_BYTES,
+                 f"plan: the linear branch keeps {moments} bytes of sums a layer, above the cap of {MAX_MOMENT_BYTES}; "
+                 "use a larger block_tokens")
 
     @property
     def padded_height(self) -> int:
@@ -376,6 +388,8 @@ def weight_shapes(spec: WorldSpec) -> dict[str, tuple[int, ...]]:
         shapes[f"{block}.query_norm"] = (d.head_size,)
         shapes[f"{block}.key_norm"] = (d.head_size,)
         linear(f"{block}.out", width, width, bias=False)
+        if spec.plan.linear:
+            shapes[f"{block}.skipped"] = (d.heads, d.head_size, d.head_size)
         linear(f"{block}.up", d.mlp_width, width)
         linear(f"{block}.down", width, d.mlp_width)
     shapes["dynamics.final_table"] = (2, width)
@@ -384,9 +398,11 @@ def weight_shapes(spec: WorldSpec) -> dict[str, tuple[int, ...]]:
 
 
 def to_json(value: Any) -> Any:
-    """A spec as plain JSON values; `from_json` is its inverse."""
+    """A spec as plain JSON values; `from_json` is its inverse. A field that older worlds lack (`LATER`) stays out at
+    its default, so those worlds keep their text and their hash."""
     if dataclasses.is_dataclass(value):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        items = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {f.name: to_json(item) for f, item in items if not (f.metadata.get("later") and item == f.default)}
     return [to_json(item) for item in value] if isinstance(value, tuple) else value
 
 

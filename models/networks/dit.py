@@ -8,10 +8,10 @@
     z_t      = z_(t-1) + W_out (norm(h) (1 + scale) + shift)           (shift, scale) = final_table + c_t
 
 norm is RMS over the width without weight; queries and keys are RMS-normalised per head with a
-weight, then rotated (core/conditioning.py). The same pass that makes frame t yields its keys and
-values, so a frame costs ONE evaluation (the recycling idea of AAPT, Seaweed-APT2, 2025; x-prediction
-with noise levels after Diffusion Forcing, Chen et al. 2024; shared AdaLN with per-block tables
-after PixArt, Chen et al. 2023).
+weight, then rotated (core/conditioning.py). Where the plan says `linear`, attention adds what the plan leaves
+out, to first order (linear.py). The same pass that makes frame t yields its keys and values, so a frame costs ONE
+evaluation (the recycling idea of AAPT, Seaweed-APT2, 2025; x-prediction with noise levels after Diffusion
+Forcing, Chen et al. 2024; shared AdaLN with per-block tables after PixArt, Chen et al. 2023).
 
 Two ways through the same blocks: `sequence` (a clip at once under a frame mask; training, and the
 uncached reference) and `step` (one frame against the ring; play). Letters: B batch, F frames,
@@ -29,12 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dreamloop.models.core import conditioning
-from dreamloop.models.core.plan import frame_mask
-from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.core.plan import frame_mask, shares
+from dreamloop.models.core.spec import PlanSpec, WorldSpec
+from dreamloop.models.networks.linear import attend_skipped, in_blocks, in_frames
 
 NORM_EPSILON = 1e-6
 STRETCH_FRAMES = 8  # frames whose queries share one attention call over a clip
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -60,16 +61,19 @@ class Block(nn.Module):
         self.query_norm = nn.Parameter(torch.ones(d.head_size))
         self.key_norm = nn.Parameter(torch.ones(d.head_size))
         self.out = nn.Linear(d.width, d.width, bias=False)
+        self.skipped = nn.Parameter(torch.zeros(d.heads, d.head_size, d.head_size)) if spec.plan.linear else None
         self.up = nn.Linear(d.width, d.mlp_width)
         self.down = nn.Linear(d.mlp_width, d.width)
 
-    def forward(self, h: Tensor, modulation: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """attend: queries, keys, values (B, H, F, T, D), normalised, not rotated -> (B, H, F, T, D)."""
+    def forward(self, h: Tensor, modulation: Tensor,
+                attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]) -> Tensor:
+        """attend: queries, keys, values (B, H, F, T, D), normalised, not rotated, and the weights (H, D, D) of what the
+        plan skips, if it has a linear branch -> (B, H, F, T, D)."""
         b, f, t, w = h.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table)[:, :, :, None].unbind(2)
         qkv = self.qkv(rms_norm(h) * (1 + scale1) + shift1)
         q, k, v = qkv.view(b, f, t, 3, self.heads, self.head_size).permute(3, 0, 4, 1, 2, 5).unbind(0)
-        attended = attend(rms_norm(q) * self.query_norm, rms_norm(k) * self.key_norm, v)
+        attended = attend(rms_norm(q) * self.query_norm, rms_norm(k) * self.key_norm, v, self.skipped)
         h = h + gate1 * self.out(attended.permute(0, 2, 3, 1, 4).reshape(b, f, t, w))
         return h + gate2 * self.down(functional.gelu(self.up(rms_norm(h) * (1 + scale2) + shift2), approximate="tanh"))
 
@@ -135,13 +139,13 @@ class Dynamics(nn.Module):
 
     def forward(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, attend: Attend) -> Tensor:
         """previous (z_(t-1)), x: (B, F, C, h, w); action: (B, F, A); condition: (B, F, condition_size);
-        attend(layer, q, k, v): see `Block`. Returns z_t, (B, F, C, h, w)."""
+        attend(layer, q, k, v, skipped): see `Block`. Returns z_t, (B, F, C, h, w)."""
         h = self.input(torch.cat([self.patchify(previous), self.patchify(x)], dim=-1))
         h = h + self.action(action)[:, :, None]
         c = self.condition(condition)
         modulation = self.modulation(functional.silu(c)).unflatten(-1, (6, -1))
         for layer, block in enumerate(self.blocks):
-            h = block(h, modulation, lambda q, k, v, layer=layer: attend(layer, q, k, v))
+            h = block(h, modulation, lambda *given, layer=layer: attend(layer, *given))
         shift, scale = (self.final_table + c[:, :, None])[:, :, :, None].unbind(2)
         return previous + self.unpatchify(self.output(rms_norm(h) * (1 + scale) + shift))
 
@@ -154,7 +158,7 @@ class Dynamics(nn.Module):
     def in_clip(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor,
                 geometry: SequenceGeometry) -> Tensor:
         """`sequence` with the clip's geometry at hand: tensors only, so it can be compiled."""
-        return self(previous, x, action, condition, lambda layer, q, k, v: attend_sequence(geometry, q, k, v))
+        return self(previous, x, action, condition, lambda layer, *given: attend_sequence(geometry, *given))
 
 
 class SequenceGeometry:
@@ -162,7 +166,8 @@ class SequenceGeometry:
 
     cos, sin: (F, T, D/2); mask: (F * T, F * T) bool over the keys of all frames. With sinks, sink
     frames' keys are seen by frame t at a turned-back time, which depends on t: those scores are
-    computed apart, with `sink_cos`, `sink_sin`: (F, sinks in the clip, T, D/2).
+    computed apart, with `sink_cos`, `sink_sin`: (F, sinks in the clip, T, D/2). Where the plan has a linear branch,
+    written: (1, 1, F * parts, block_tokens) bool and share: (1, 1, F * parts, F * parts) are what it reads.
     """
 
     def __init__(self, spec: WorldSpec, first: int, frames: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -179,6 +184,13 @@ class SequenceGeometry:
         self.sink_offset = first - 1
         block = (np.arange(frames)[:, None] * parts + np.arange(spec.tokens) // spec.block_tokens).reshape(-1)
         self.mask = torch.from_numpy(seen[block][:, block]).to(device)
+        self.block_tokens, self.written, self.share = spec.block_tokens, None, None
+        if spec.plan.linear:
+            written = np.arange(parts * spec.block_tokens).reshape(parts, -1) < spec.tokens
+            skipped = frame_mask(spec.memory, PlanSpec(), first, frames, parts) & ~seen
+            share = shares(skipped, np.tile(written.sum(axis=1), frames))
+            self.written = torch.from_numpy(np.tile(written, (frames, 1)))[None, None].to(device)
+            self.share = torch.from_numpy(share)[None, None].to(device, dtype)
         if self.sinks:
             turned = np.stack([conditioning.sink_times(spec, int(time)) for time in times])
             turned = turned[:, self.sink_offset : self.sink_offset + self.sinks]
@@ -193,25 +205,38 @@ def sequence_geometry(spec: WorldSpec, first: int, frames: int, device: torch.de
         return SequenceGeometry(spec, first, frames, device, dtype)
 
 
-def attend_sequence(geometry: SequenceGeometry, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Masked attention over a clip; q, k, v: (B, H, F, T, D), not rotated."""
-    b, heads, f, t, d = q.shape
-    turned_q = rotate(q, geometry.cos, geometry.sin).to(v.dtype).reshape(b, heads, f * t, d)
-    turned_k = rotate(k, geometry.cos, geometry.sin).to(v.dtype).reshape(b, heads, f * t, d)
-    flat_v = v.reshape(b, heads, f * t, d)
+def attend_sequence(geometry: SequenceGeometry, q: Tensor, k: Tensor, v: Tensor,
+                    skipped: Tensor | None = None) -> Tensor:
+    """Masked attention over a clip, and what the plan skips where the world has weights for it (`skipped`, see
+    `Block`); q, k, v: (B, H, F, T, D), not rotated."""
+    turned_q = rotate(q, geometry.cos, geometry.sin).to(v.dtype)
+    turned_k = rotate(k, geometry.cos, geometry.sin).to(v.dtype)
+    attended = _attend_listed(geometry, turned_q, turned_k, k, v)
+    if skipped is None:
+        return attended
+    assert geometry.written is not None and geometry.share is not None
+    rows, keys, values = (in_blocks(x, geometry.block_tokens) for x in (turned_q, turned_k, v))
+    found = attend_skipped(rows, keys, values, geometry.written, geometry.share, skipped)
+    return attended + in_frames(found, *q.shape[2:4])
+
+
+def _attend_listed(geometry: SequenceGeometry, turned_q: Tensor, turned_k: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention under the mask; turned_q, turned_k: rotated; all (B, H, F, T, D)."""
+    b, heads, f, t, d = turned_q.shape
+    flat_q, flat_k, flat_v = (x.flatten(2, 3) for x in (turned_q, turned_k, v))
     if not geometry.sinks:
         # nothing after a frame is ever read, so a stretch of frames needs only the keys up to its end
         parts = []
         for first in range(0, f * t, STRETCH_FRAMES * t):
             end = min(first + STRETCH_FRAMES * t, f * t)
             parts.append(functional.scaled_dot_product_attention(
-                turned_q[:, :, first:end], turned_k[:, :, :end], flat_v[:, :, :end],
+                flat_q[:, :, first:end], flat_k[:, :, :end], flat_v[:, :, :end],
                 attn_mask=geometry.mask[first:end, :end]))
         return torch.cat(parts, dim=2).view(b, heads, f, t, d)
     n = geometry.sinks
-    scores = turned_q @ turned_k.transpose(-1, -2) * d**-0.5
+    scores = flat_q @ flat_k.transpose(-1, -2) * d**-0.5
     sink_k = rotate(k[:, :, None, :n], geometry.sink_cos, geometry.sink_sin).to(v.dtype)
-    sink_scores = torch.einsum("bhftd,bhfnsd->bhftns", turned_q.view(b, heads, f, t, d), sink_k) * d**-0.5
+    sink_scores = torch.einsum("bhftd,bhfnsd->bhftns", turned_q, sink_k) * d**-0.5
     # a sink frame of the clip is column frame 0 .. n - 1; its scores replace the unclamped ones
     scores = torch.cat([sink_scores.reshape(b, heads, f * t, n * t), scores[..., n * t :]], dim=-1)
     return (scores.masked_fill(~geometry.mask, -torch.inf).softmax(-1) @ flat_v).view(b, heads, f, t, d)

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamloop.models.core.conditioning import PassInputs
-from dreamloop.models.core.plan import Plan
+from dreamloop.models.core.plan import Plan, shares
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.dit import rotate
+from dreamloop.models.networks.linear import attend_skipped, in_blocks, in_frames
 
 
 class RingPass:
@@ -36,14 +37,20 @@ class RingPass:
         self.rows = [slice(int(s) * stride, int(s) * stride + spec.tokens) for s in inputs.slot]
         self.plan = inputs.plan
         self.mask = self._mask(inputs.plan)
+        self.written = self.share = None
+        if spec.plan.linear:
+            share = shares(self.plan.skipped(), self.plan.block_length[:, None, None])
+            self.written = torch.from_numpy(self.plan.written())[:, None].to(device)
+            self.share = torch.from_numpy(share).to(device, angles)
 
     def _mask(self, plan: Plan) -> Tensor:
         """The plan over tokens, (B, 1 or H, T, S * T_padded) bool."""
         rows = plan.token_mask().repeat(self.spec.block_tokens, axis=2)[:, :, : self.spec.tokens]
         return torch.from_numpy(rows).to(self.ring.device)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v: (B, H, 1, T, D), normalised, not rotated -> (B, H, 1, T, D)."""
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, skipped: Tensor | None = None) -> Tensor:
+        """q, k, v: (B, H, 1, T, D), normalised, not rotated; skipped: weights (H, D, D) of what the plan skips, where
+        the world has them -> (B, H, 1, T, D)."""
         keys, values = self.ring[layer]
         stored = rotate(k, self.store_cos, self.store_sin)[:, :, 0]
         for player, rows in enumerate(self.rows):
@@ -56,7 +63,14 @@ class RingPass:
             old = keys[:, :, :sinks].unflatten(2, (self.spec.memory.sink_frames, -1))
             turned = rotate(old, self.sink_cos, self.sink_sin).flatten(2, 3).to(keys.dtype)
             keys = torch.cat([turned, keys[:, :, sinks:]], dim=2)
-        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)[:, :, None]
+        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)[:, :, None]
+        if skipped is None:
+            return attended
+        assert self.written is not None and self.share is not None
+        asked = in_blocks(query[:, :, None], self.spec.block_tokens)
+        key_blocks, value_blocks = (x.unflatten(2, (-1, self.spec.block_tokens)) for x in (keys, values))
+        found = attend_skipped(asked, key_blocks, value_blocks, self.written, self.share, skipped)
+        return attended + in_frames(found, 1, self.spec.tokens)
 
     def _chosen(self, keys: Tensor, stored: Tensor, query: Tensor) -> Plan:
         """top_k: the mean keys of this frame into its slot, then what the mean queries choose of all of them.

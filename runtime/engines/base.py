@@ -88,6 +88,13 @@ def empty_state(spec: WorldSpec, ring: Any, batch: int) -> State:
                  np.zeros(batch, np.int64), np.zeros(batch, np.uint64))
 
 
+def refuse_linear(name: str, world: World) -> None:
+    """For the constructor of an engine without the linear branch of a plan: `EngineError` where the world has one."""
+    if world.spec.plan.linear:
+        raise EngineError(f"engine {name} has no linear branch for what a plan skips, as world {world.name} asks; "
+                          "torch and triton have it")
+
+
 def turn_of(engine: Engine) -> threading.RLock:
     """The lock that goes with an engine: sessions hold it while the engine works for them, so that those on several
     threads take turns."""

@@ -26,7 +26,7 @@ from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime import kernels
-from dreamloop.runtime.engines.base import State, checked_threads, empty_state
+from dreamloop.runtime.engines.base import State, checked_threads, empty_state, refuse_linear
 
 DEFAULT_THREADS = 2  # one frame is too little work for more
 PRECISIONS = ("fp32", "bf16", "int8", "int8-static")
@@ -39,6 +39,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, world: World, precision: str = PRECISIONS[0], threads: int | None = None) -> None:
+        refuse_linear(self.name, world)
         if precision not in PRECISIONS:
             raise EngineError(f"engine native knows precision {', '.join(PRECISIONS)}, not {str(precision)[:40]!r}")
         threads = checked_threads(threads) or min(DEFAULT_THREADS, _cores())

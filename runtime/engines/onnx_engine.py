@@ -17,7 +17,7 @@ import numpy as np
 from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
-from dreamloop.runtime.engines.base import State, empty_state, import_package
+from dreamloop.runtime.engines.base import State, empty_state, import_package, refuse_linear
 from dreamloop.runtime.engines.onnx_device import best
 from dreamloop.runtime.engines.onnx_pass import StepPass, open_session
 
@@ -35,6 +35,7 @@ class OnnxEngine:
 
     def __init__(self, world: World, precision: str = "fp32", threads: int | None = None,
                  form: str | None = None) -> None:
+        refuse_linear(self.name, world)
         try:
             import onnx
 

@@ -16,7 +16,7 @@ from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
 from dreamloop.runtime.engines import onnx_cache
-from dreamloop.runtime.engines.base import State, empty_state
+from dreamloop.runtime.engines.base import State, empty_state, refuse_linear
 from dreamloop.runtime.engines.onnx_pass import commit, write_inputs
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -28,6 +28,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, world: World, precision: str = "fp32", threads: int | None = None) -> None:
+        refuse_linear(self.name, world)
         try:
             import openvino
         except (ImportError, OSError) as error:

@@ -19,7 +19,7 @@ from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames
 from dreamloop.models.networks.dit import Dynamics, rotate
 from dreamloop.models.networks.ring import RingPass
-from dreamloop.runtime.engines.base import State, empty_state
+from dreamloop.runtime.engines.base import State, empty_state, refuse_linear
 
 PRECISIONS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -91,6 +91,7 @@ class CompiledTorchEngine(TorchEngine):
 
     def __init__(self, world: World, precision: str = "fp32", threads: int | None = None, device: str = "cpu",
                  mode: str = "default") -> None:
+        refuse_linear(self.name, world)
         super().__init__(world, precision, threads, device)
         self.mode = mode
         if world.spec.plan.policy == "top_k":

@@ -3,6 +3,8 @@
     norm + modulate (+ quantise) | qkv | QK-norm + rotate + ring write | sparse attention | out | gate + residual
     norm + modulate (+ quantise) | up | gelu (+ quantise) | down | gate + residual
 
+Where the plan has a linear branch, what the lists leave out is added behind the attention (runtime/gpu/linear.py).
+
 A block may have more queries than keys (grouped queries) and read the keys of a text besides the ring (cross
 attention): no world of the zoo has either, the presets of `dreamloop bench --device cuda` have. Letters: B players,
 L layers, T tokens of a frame, W width, H heads, G key heads, D head size.
@@ -23,7 +25,7 @@ from dreamloop.models.core.conditioning import level_features
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.dit import NORM_EPSILON, rms_norm
 from dreamloop.runtime.engines.triton_linear import NARROW, Linear, NarrowLinear, Watch
-from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, Turns
+from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, Skipped, Turns
 
 TEXT_BLOCK = 64  # text keys are read in blocks of so many
 
@@ -70,6 +72,7 @@ class Layer:
     up: Linear
     down: Linear
     cross: Cross | None
+    skipped: Tensor | None  # (H, D, D), where the plan has a linear branch
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class FrameInputs:
     slot: Tensor
     turns: Turns
     plan: DevicePlan
+    skipped: Skipped | None
 
 
 class Network:
@@ -105,7 +109,8 @@ class Network:
             cross = Cross(linear(f"{name}.cross.query"), weights[f"{name}.cross.query_norm"],
                           linear(f"{name}.cross.out")) if text is not None else None
             qkv, out, up, down = (linear(f"{name}.{part}", (i, part)) for part in ("qkv", "out", "up", "down"))
-            return Layer(qkv, weights[f"{name}.query_norm"], weights[f"{name}.key_norm"], out, up, down, cross)
+            return Layer(qkv, weights[f"{name}.query_norm"], weights[f"{name}.key_norm"], out, up, down, cross,
+                         weights.get(f"{name}.skipped"))
         self.layers = [block(i) for i in range(d.layers)]
         self.input, self.output, self.action = linear("input"), linear("output"), linear("action")
         self.first, self.second = linear("condition.first"), linear("condition.second")
@@ -121,7 +126,8 @@ class Network:
     def inputs(self, frames: Tensor, view_frames: Tensor | None = None) -> FrameInputs:
         """frames: (B,) int64 about to be made; view_frames: (B,) int64, see `narrowed` in core/plan.py."""
         slot, plan = self.kernels.slot_and_plan(self.spec, frames, view_frames)
-        return FrameInputs(slot, self.kernels.rotations(self.spec, frames), plan)
+        skipped = self.kernels.skipped_blocks(plan) if self.spec.plan.linear else None
+        return FrameInputs(slot, self.kernels.rotations(self.spec, frames), plan, skipped)
 
     def __call__(self, previous: Tensor, x: Tensor, action: Tensor, index: int, inputs: FrameInputs,
                  ring: Tensor) -> Tensor:
@@ -153,8 +159,10 @@ class Network:
         plan = inputs.plan
         if plan.kept is not None:
             plan = k.choose_blocks(query, ring, plan, shape, self.spec.plan.top_blocks)
-        attended = k.sparse_attention(query, ring, plan, shape, turned).flatten(2)
-        h = k.gate_residual(h, layer.out(attended.to(self.dtype)), gate1)
+        attended = k.sparse_attention(query, ring, plan, shape, turned)
+        if layer.skipped is not None:
+            attended = k.add_skipped(attended, query, ring, inputs.skipped, shape, layer.skipped)
+        h = k.gate_residual(h, layer.out(attended.flatten(2).to(self.dtype)), gate1)
         if layer.cross is not None:
             h = h + self._cross(i, layer.cross, h)
         y = layer.up(self._normed(i, "up", h, shift2, scale2))

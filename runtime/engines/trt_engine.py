@@ -18,7 +18,7 @@ import numpy as np
 from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
-from dreamloop.runtime.engines.base import State, empty_state
+from dreamloop.runtime.engines.base import State, empty_state, refuse_linear
 
 LARGEST_CHUNK = 16  # frames that `decode` and `encode` take at once
 WRITING = ("in_place", "plugin")  # forms that write the ring themselves
@@ -33,6 +33,7 @@ class TensorRTEngine:
 
     def __init__(self, world: World, precision: str = "fp16", threads: int | None = None,
                  form: str = "in_place") -> None:
+        refuse_linear(self.name, world)
         try:
             from dreamloop.runtime.engines import onnx_graph, onnx_precision, trt_build, trt_cache, trt_plugin
         except ImportError as error:

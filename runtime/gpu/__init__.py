@@ -32,6 +32,10 @@ Fresh tensors stand as a linear layer leaves them, (B, T, H, D), any strides but
     plan = choose_blocks(query, layer, plan, geometry, top_blocks)           # top_k only, per layer, after qkv_write
     out = sparse_attention(query, layer, plan, geometry, turned=None, keys=None) -> (B, T, H, D) contiguous
         softmax(q k / sqrt D) v over the listed blocks, sums in float32; keys: NarrowKeys, read instead of the ring's
+    skipped = skipped_blocks(plan)                                           # linear only, once a frame, for all layers
+        -> Skipped: which written blocks no list holds, and what each counts in a mean over them
+    out = add_skipped(out, query, layer, skipped, geometry, weights (H, D, D))    # linear only; may write over `out`
+        out + what the plan skips, to first order (models/networks/linear.py), sums in float32
     narrow = new_narrow_keys(layer, geometry, dtype)                         # int8 or float8_e4m3fn, beside the ring
     narrow_keys(layer, geometry, narrow, slot=None, turned=None)             # after turn_sinks, before the attention
         quantises, block by block, the keys of `slot` and of the sinks; slot=None: of every slot (a restored ring)

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamloop.models.networks.dit import rms_norm, rotate
+from dreamloop.models.networks.linear import attend_skipped, in_blocks, in_frames
 from dreamloop.models.networks.ring import block_means
 from dreamloop.runtime.gpu.plans import slot_and_plan
 from dreamloop.runtime.gpu.rotations import rotations
-from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Turns
+from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Skipped, Turns
 
 CODE_LIMIT = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
@@ -126,15 +127,19 @@ def selected(scores: Tensor, plan: DevicePlan, top_blocks: int) -> DevicePlan:
                       torch.minimum(count, kept + top_blocks)[..., 0].int().contiguous(), plan.length)
 
 
-def token_mask(plan: DevicePlan, geometry: Geometry) -> Tensor:
-    """The plan as a mask, (B or 1, H or 1, T, S * T_padded) bool; as `Plan.token_mask`, on the device."""
+def listed(plan: DevicePlan) -> Tensor:
+    """Which blocks a row lists, (B or 1, H or 1, query_blocks or 1, key_blocks) bool; as `Plan.listed`."""
     most, key_blocks = plan.index.shape[-1], plan.length.shape[1]
     used = torch.arange(most, device=plan.index.device) < plan.count[..., None]
-    listed = torch.where(used, plan.index, key_blocks).long()
-    chosen = torch.zeros(*listed.shape[:3], key_blocks + 1, dtype=torch.bool, device=listed.device)
-    chosen.scatter_(-1, listed, True)
-    written = torch.arange(geometry.block_tokens, device=listed.device) < plan.length[..., None]
-    mask = (chosen[..., :key_blocks, None] & written[:, None, None]).flatten(3)
+    index = torch.where(used, plan.index, key_blocks).long()
+    chosen = torch.zeros(*index.shape[:3], key_blocks + 1, dtype=torch.bool, device=index.device)
+    return chosen.scatter_(-1, index, True)[..., :key_blocks]
+
+
+def token_mask(plan: DevicePlan, geometry: Geometry) -> Tensor:
+    """The plan as a mask, (B or 1, H or 1, T, S * T_padded) bool; as `Plan.token_mask`, on the device."""
+    written = torch.arange(geometry.block_tokens, device=plan.length.device) < plan.length[..., None]
+    mask = (listed(plan)[..., None] & written[:, None, None]).flatten(3)
     rows = torch.arange(geometry.tokens, device=mask.device) // geometry.block_tokens
     return mask[:, :, rows] if mask.shape[2] > 1 else mask.expand(-1, -1, geometry.tokens, -1)
 
@@ -161,6 +166,26 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
     return (weights @ torch.where(seen, v, 0.0)).to(layer.dtype).transpose(1, 2).contiguous()
 
 
+def skipped_blocks(plan: DevicePlan) -> Skipped:
+    """The written blocks that no list holds; as `Plan.skipped` and `shares` of core/plan.py, on the device."""
+    chosen = ~listed(plan) & (plan.length > 0)[:, None, None]
+    count = (chosen * plan.length[:, None, None]).sum(-1, keepdim=True).clamp_min(1)
+    return Skipped(chosen / count, torch.where(chosen.any(2).any(1), plan.length, 0))
+
+
+def add_skipped(out: Tensor, query: Tensor, layer: Tensor, skipped: Skipped, geometry: Geometry,
+                weights: Tensor) -> Tensor:
+    """out + what the plan skips, times the weights (H, D, D); out, query: (B, T, H, D)."""
+    (_, t, h, _), rows = query.shape, skipped.share.shape[2]
+    asked = wide(query).transpose(1, 2)[:, :, None]
+    asked = in_blocks(asked, geometry.block_tokens if rows > 1 else t)
+    keys, values = (part.unflatten(2, (-1, geometry.block_tokens)).repeat_interleave(h // layer.shape[2], dim=1)
+                    for part in layer)
+    written = torch.arange(geometry.block_tokens, device=query.device) < skipped.length[..., None]
+    found = attend_skipped(asked, keys, values, written[:, None], skipped.share, weights)
+    return (wide(out) + in_frames(found, 1, t)[:, :, 0].transpose(1, 2)).to(out.dtype)
+
+
 def new_narrow_keys(layer: Tensor, geometry: Geometry, dtype: torch.dtype) -> NarrowKeys:
     """Room for the narrow keys of one layer."""
     _, b, g, rows, _ = layer.shape
@@ -182,5 +207,5 @@ def narrow_keys(layer: Tensor, geometry: Geometry, narrow: NarrowKeys, slot: Ten
     narrow.codes.copy_(codes(blocks / scale[..., None, None], narrow.codes.dtype).flatten(2, 3))
 
 
-__all__ = ["choose_blocks", "gate_residual", "gelu", "modulated_norm", "narrow_keys", "new_narrow_keys", "qkv_write",
-           "rotations", "slot_and_plan", "sparse_attention", "turn_sinks"]
+__all__ = ["add_skipped", "choose_blocks", "gate_residual", "gelu", "modulated_norm", "narrow_keys", "new_narrow_keys",
+           "qkv_write", "rotations", "skipped_blocks", "slot_and_plan", "sparse_attention", "turn_sinks"]

@@ -54,6 +54,18 @@ class DevicePlan:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """What the linear branch reads of a ring: the written blocks that a plan does not list.
+
+    share   (B or 1, 1, query_blocks or 1, key_blocks) float32: `shares` of core/plan.py
+    length  (B or 1, key_blocks) int32: keys of each block that some row skips, 0 for all others
+    """
+
+    share: Tensor
+    length: Tensor
+
+
+@dataclass(frozen=True)
 class Turns:
     """Rotations of one pass, float32: see `PassInputs` in models/core/conditioning.py."""
 

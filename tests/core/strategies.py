@@ -6,6 +6,7 @@ from hypothesis import settings, strategies as st
 
 from dreamloop.models.core.spec import (
     PLAN_POLICIES,
+    SKIPPING,
     ActionSpec,
     AutoencoderSpec,
     Axis,
@@ -34,8 +35,8 @@ def plan_specs(draw: st.DrawFn, tokens: int = 1) -> PlanSpec:
     """Plans of every policy, with blocks of any size up to the `tokens` of a frame."""
     block_tokens = draw(st.integers(0, tokens))
     policy = draw(st.sampled_from(PLAN_POLICIES))
-    return PlanSpec(policy, draw(st.integers(1, 30)) if policy in ("window", "radial") else 0, block_tokens,
-                    draw(st.integers(1, 12)) if policy == "top_k" else 0)
+    return PlanSpec(policy, draw(st.integers(1, 30)) if policy in SKIPPING else 0, block_tokens,
+                    draw(st.integers(1, 12)) if policy == "top_k" else 0, policy in SKIPPING and draw(st.booleans()))
 
 
 names = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=12)

@@ -138,6 +138,22 @@ def test_frame_mask_from_frame_one_equals_the_plan_at_play(spec: WorldSpec, coun
 
 
 @QUICK
+@given(specs(), frame_lists)
+def test_every_written_block_is_listed_or_skipped_and_sinks_are_never_skipped(spec: WorldSpec,
+                                                                              frames: list[int]) -> None:
+    plan = build_plan(spec, np.array(frames, np.int64))
+    listed, skipped, written = plan.listed(), plan.skipped(), (plan.block_length > 0)[:, None, None]
+    assert not (listed & skipped).any() and ((listed | skipped) == written).all()
+    assert not skipped[..., : spec.memory.sink_frames * spec.slot_blocks].any()
+    for b, frame in enumerate(frames):
+        own = memory.slot_of(spec.memory, frame) * spec.slot_blocks
+        assert not skipped[b, ..., own : own + spec.slot_blocks].any()
+    share = plans.shares(skipped, plan.block_length[:, None, None])
+    whole = (share * plan.block_length[:, None, None]).sum(axis=-1)
+    np.testing.assert_allclose(whole, skipped.any(axis=-1), atol=1e-12)  # of a mean, or of nothing
+
+
+@QUICK
 @given(memory_specs(6), st.integers(1, 60), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_select_takes_what_is_kept_and_the_best_of_the_rest(spec: MemorySpec, frame: int, best: int,
                                                             random: Random) -> None:

@@ -20,6 +20,7 @@ from dreamloop.models.core.spec import (
     AutoencoderSpec,
     Axis,
     Button,
+    DynamicsSpec,
     MemorySpec,
     PlanSpec,
     WorldSpec,
@@ -213,6 +214,33 @@ def test_weight_shapes_are_those_of_the_tiny_world() -> None:
     assert shapes["dynamics.input.weight"] == (32, 8)
     assert shapes["dynamics.condition.first.weight"] == (32, 3 + 3 * 8)
     assert shapes["dynamics.blocks.1.qkv.weight"] == (96, 32) and "dynamics.blocks.1.qkv.bias" not in shapes
+
+
+def test_a_linear_branch_stands_in_the_json_only_where_there_is_one() -> None:
+    """So worlds from before it keep their text, and with it their hash."""
+    plain, branched = PlanSpec("window", 2), PlanSpec("window", 2, linear=True)
+    assert to_json(plain) == {"policy": "window", "window_frames": 2, "block_tokens": 0, "top_blocks": 0}
+    assert to_json(branched) == {**to_json(plain), "linear": True}
+    text = to_json(tiny_spec(plan=branched))
+    assert from_json(text).plan == branched and from_json({**text, "plan": to_json(plain)}).plan == plain
+    with pytest.raises(WorldError, match=r"plan\.linear"):
+        from_json({**text, "plan": {**to_json(plain), "linear": 1}})
+
+
+@pytest.mark.parametrize("plan", [{}, {"policy": "top_k", "top_blocks": 3}])
+def test_a_linear_branch_is_refused_where_nothing_is_skipped_by_age(plan: dict[str, Any]) -> None:
+    with pytest.raises(WorldError, match="linear is for policies window and radial"):
+        PlanSpec(**plan, linear=True)
+
+
+def test_a_linear_branch_has_one_square_matrix_a_head_and_a_cap() -> None:
+    plain, branched = tiny_spec(plan=PlanSpec("window", 2)), tiny_spec(plan=PlanSpec("window", 2, linear=True))
+    added = {name: shape for name, shape in weight_shapes(branched).items() if name not in weight_shapes(plain)}
+    assert added == {f"dynamics.blocks.{i}.skipped": (2, 16, 16) for i in range(2)}
+    wide = dict(dynamics=DynamicsSpec(16384, 1, 16, 8), memory=MemorySpec(400))
+    tiny_spec(**wide, plan=PlanSpec("window", 2, 1))
+    with pytest.raises(WorldError, match=r"linear branch keeps \d+ bytes of sums a layer, above the cap"):
+        tiny_spec(**wide, plan=PlanSpec("window", 2, 1, linear=True))
 
 
 # -- actions -----------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from dreamloop.models.core.spec import (
     WorldSpec,
 )
 from dreamloop.runtime.gpu import fused
-from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Turns
+from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Skipped, Turns
 
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64", torch.int8: "i8",
          torch.float8_e4m3fn: "fp8e4nv"}
@@ -95,6 +95,14 @@ def rows(dtype: torch.dtype | None = None) -> None:
         fused.gate_residual(x, x, modulation[:, 2])
 
 
+def linear(t: int, block: int, h: int, g: int, d: int, dtype: torch.dtype = torch.bfloat16, slots: int = 21) -> None:
+    geometry = Geometry(t, block, -(-t // block))
+    blocks, f = slots * geometry.parts, torch.float32
+    skipped = Skipped(meta(1, 1, geometry.parts, blocks, dtype=f), ints(1, blocks))
+    fused.add_skipped(meta(1, t, h, d, dtype=dtype), meta(1, t, h, d, dtype=dtype),
+                      meta(2, 1, g, slots * geometry.stride, d, dtype=dtype), skipped, geometry, meta(h, d, d))
+
+
 def schedule(policy: str) -> None:
     fused.slot_and_plan(wan(policy), meta(1, dtype=torch.int64), meta(1, dtype=torch.int64))
 
@@ -105,10 +113,14 @@ CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
     "attention_arena": (attend, {"t": 80, "block": 20, "h": 6, "g": 6, "d": 32, "turned": True}),
     "heads_top_k": (heads, {"policy": "top_k"}),
     "rows": (rows, {}),
+    "linear_wan": (linear, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128}),
     "schedule_radial": (schedule, {"policy": "radial"}),
     "attention_wan_one_list": (attend, {"t": 1560, "block": 1560, "h": 12, "g": 12, "d": 128, "shared": True,
                                         "turned": True}),
     "attention_wan_int8": (attend, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128, "narrow": INT8}),
+    "linear_wan_fp32": (linear, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128, "dtype": torch.float32}),
+    "linear_arena": (linear, {"t": 80, "block": 20, "h": 4, "g": 4, "d": 64}),
+    "linear_waypoint": (linear, {"t": 512, "block": 64, "h": 32, "g": 16, "d": 64}),
     "attention_waypoint": (attend, {"t": 512, "block": 64, "h": 32, "g": 16, "d": 64}),
     "heads": (heads, {"policy": "dense"}),
     "rows_fp8": (rows, {"dtype": FP8}), "rows_int8": (rows, {"dtype": INT8}),

@@ -39,6 +39,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "two_noise_levels": {"dynamics": DynamicsSpec(width=32, layers=2, heads=2, mlp_width=48, sigmas=(1.0, 0.4))},
 }
 
+# engines that read what a plan skips to first order
+WITH_LINEAR: dict[str, dict[str, Any]] = {
+    "linear_window": {"plan": PlanSpec("window", 2, block_tokens=4, linear=True)},
+    "linear_radial": {"memory": MemorySpec(window_frames=9), "plan": PlanSpec("radial", 1, 2, linear=True)}}
+
 # what is chosen at play is no mask of training: one step is held to the oracle, the whole history is not
 CHOSEN_AT_PLAY: dict[str, dict[str, Any]] = {
     "top_k": {"memory": MemorySpec(window_frames=9), "plan": PlanSpec("top_k", block_tokens=2, top_blocks=4)},

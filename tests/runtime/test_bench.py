@@ -125,6 +125,14 @@ def test_keys_are_those_that_the_plan_reads(plan: PlanSpec, keys: int) -> None:
     assert limits.keys_read(tiny_spec(memory=MemorySpec(window_frames=10), plan=plan)) == keys
 
 
+def test_the_linear_branch_is_counted_by_hand() -> None:
+    """Seven of ten frames of six tokens skipped by two rows of blocks; 32 wide, 16 a head; two layers."""
+    plain, branched = (limits.pass_operations(tiny_spec(memory=MemorySpec(window_frames=10),
+                                                        plan=PlanSpec("window", 2, 4, linear=linear)))
+                       for linear in (False, True))
+    assert branched == {**plain, "skipped": 2 * (2 * 32 * 16) * (7 * 6 + 2 * 7 * 2 + 2 * 6)}
+
+
 def test_the_breakdown_is_medians_and_shares_of_them() -> None:
     spec = tiny_spec()
     flop = limits.pass_operations(spec)

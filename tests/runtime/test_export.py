@@ -187,6 +187,11 @@ def test_a_radial_plan_has_graphs_and_a_readme_and_no_program(tmp_path: Path, fo
     assert (folder / "step.onnx").exists() and (folder / "check" / "latents.npy").exists()
 
 
+def test_a_plan_with_a_linear_branch_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported(tmp_path, overrides=oracle.WITH_LINEAR["linear_window"], status=2)
+    assert "linear branch" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_plan_that_chooses_at_play_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exported(tmp_path, overrides=oracle.CHOSEN_AT_PLAY["top_k"], status=2)
     assert "top_k" in capsys.readouterr().err and not (tmp_path / "out").exists()

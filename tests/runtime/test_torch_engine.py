@@ -16,7 +16,10 @@ from dreamloop.runtime.engines.torch_engine import TorchEngine
 STEP_BOUND = 1e-5  # of float32 against float64, one step, latents and keys of order one
 
 
-@pytest.mark.parametrize("overrides", oracle.SCENARIOS.values(), ids=oracle.SCENARIOS)
+PLAYED = {**oracle.SCENARIOS, **oracle.WITH_LINEAR}
+
+
+@pytest.mark.parametrize("overrides", PLAYED.values(), ids=PLAYED)
 def test_cached_equals_uncached(tmp_path: Path, overrides: dict[str, Any]) -> None:
     oracle.check_cached_equals_uncached(TorchEngine(tiny_world(tmp_path, **overrides)))
 

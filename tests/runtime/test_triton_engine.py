@@ -32,7 +32,7 @@ from dreamloop.runtime.engines.triton_linear import LARGEST, NARROW, NarrowLinea
 from dreamloop.runtime.gpu import kernels_for, noise, plain
 from dreamloop.runtime.gpu.plain import codes
 
-ALL = {**oracle.SCENARIOS, **oracle.CHOSEN_AT_PLAY}
+ALL = {**oracle.SCENARIOS, **oracle.WITH_LINEAR, **oracle.CHOSEN_AT_PLAY}
 FP8_BOUND = 0.15  # of the largest latent, as `dreamloop bench` has it
 INTERPRETED = """
 import json, sys

@@ -10,6 +10,9 @@ import torch
 from toys import clips_of
 from worlds import tiny_spec
 
+from dreamloop.models.core.spec import DynamicsSpec, MemorySpec, PlanSpec
+from dreamloop.models.networks.dit import Dynamics
+from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout
 from dreamloop.models.training.dynamics import (
     ClipTrainer,
     DynamicsTraining,
@@ -18,16 +21,20 @@ from dreamloop.models.training.dynamics import (
 )
 from dreamloop.models.training.run import Run
 
+LINEAR = PlanSpec("window", 2, 4, linear=True)
 
-@pytest.fixture
-def trainer(tmp_path: Path) -> ClipTrainer:
+
+@pytest.fixture(params=[None], ids=["dense"])
+def trainer(tmp_path: Path, request: pytest.FixtureRequest) -> ClipTrainer:
     torch.manual_seed(0)
-    made = ClipTrainer(Run(tmp_path, "toy", "cpu", True), tiny_spec(), DynamicsTraining(batch_clips=2))
+    spec = tiny_spec() if request.param is None else tiny_spec(plan=request.param)
+    made = ClipTrainer(Run(tmp_path, "toy", "cpu", True), spec, DynamicsTraining(batch_clips=2))
     for parameter in made.net.parameters():
         torch.nn.init.normal_(parameter, std=0.2 / max(parameter.shape[-1], 1) ** 0.5)
     return made
 
 
+@pytest.mark.parametrize("trainer", [None, LINEAR], indirect=True, ids=["dense", "linear"])
 def test_a_rollout_is_what_the_parallel_pass_makes_of_the_same_inputs(trainer: ClipTrainer) -> None:
     z, action, _ = trainer.sample(clips_of(trainer.spec), np.random.default_rng(1), 2)
     seeds = np.array([3, 4], np.uint64)
@@ -55,6 +62,46 @@ def test_the_stage_learns_the_rule_and_obeys_the_key(trainer: ClipTrainer) -> No
     figures = measure(trainer.run, trainer.spec, trainer.net.state_dict(), clips, count=4)
     assert figures["one_step"] < 0.5 * figures["copy_last"], figures
     assert figures["shuffle_ratio"] > 1.5, figures
+
+
+@pytest.mark.parametrize("trainer", [LINEAR], indirect=True, ids=["linear"])
+def test_the_linear_branch_learns_in_the_stage_and_in_what_follows_it(trainer: ClipTrainer) -> None:
+    """From zero, in every layer, through the parallel step and through a dream of its own."""
+    clips = clips_of(trainer.spec, 3)
+    for block in trainer.net.blocks:
+        torch.nn.init.zeros_(block.skipped)
+    student = SelfRollout(rollouts=Rollouts(batch_clips=2, real_frames=4, grow=0.0)).student(trainer)
+    for step in (lambda: trainer.parallel_step(clips, np.random.default_rng(3), 0.9),
+                 lambda: student.step(clips, np.random.default_rng(3), 0.5)):
+        before = [block.skipped.detach().clone() for block in trainer.net.blocks]
+        step()
+        for optimizer in student.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        for old, block in zip(before, trainer.net.blocks, strict=True):
+            assert torch.isfinite(block.skipped).all() and (block.skipped - old).abs().amax((1, 2)).min() > 1e-5
+
+
+def test_what_the_window_skips_can_be_learnt_through_the_branch_alone() -> None:
+    """Frame t must show the mean of what frames t - 3 and before brought: out of reach of the window of one layer."""
+    errors = {}
+    for linear in (False, True):
+        torch.manual_seed(0)
+        spec = tiny_spec(memory=MemorySpec(8), plan=PlanSpec("window", 2, 6, linear=linear),
+                         dynamics=DynamicsSpec(width=16, layers=1, heads=1, mlp_width=8))
+        net = Dynamics(spec)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=2e-2)
+        zero, rest = torch.zeros(8, 8, *spec.latent_shape), torch.zeros(8, 8, spec.actions.size)
+        for _ in range(60):
+            x = torch.randn(8, 8, spec.latent_shape[0], 1, 1).expand_as(zero)
+            made = net.sequence(zero, x, rest, torch.zeros(8, 8, spec.condition_size))
+            wanted = torch.stack([x[:, : t - 2].mean(1) for t in range(5, 8)], dim=1)
+            error = (made[:, 5:] - wanted).square().mean()
+            optimizer.zero_grad()
+            error.backward()
+            optimizer.step()
+        errors[linear] = float(error.detach() / wanted.square().mean())
+    assert errors[True] < 0.6 < 0.8 < errors[False], errors
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(trainer: ClipTrainer) -> None:

@@ -12,6 +12,7 @@ import torch
 from toys import CLIP_FRAMES, toy_recipe
 
 from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import PlanSpec
 from dreamloop.models.core.world import World, load_world
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.inverse_dynamics import load_judge
@@ -107,3 +108,17 @@ def test_a_recipe_with_clips_too_short_for_its_figures_is_refused_before_anythin
     short = dataclasses.replace(TOY.dynamics, clip_frames=20)
     with pytest.raises(DreamloopError, match="clips of stage dynamics have 20 frames; its figures need 24"):
         dataclasses.replace(TOY, dynamics=short)
+
+
+@pytest.mark.long
+def test_a_world_with_a_linear_branch_goes_through_the_same_stages(tmp_path: Path) -> None:
+    """Trained in every stage of the dynamics, packed with its matrices, and played by an engine that has the branch."""
+    toy = toy_recipe(recipe("doom-arena"), name="toy-linear", plan=PlanSpec("window", 3, 20, linear=True))
+    world = load_world(pipeline.train(toy, minutes=0.3, device="cpu", run_folder=tmp_path / "run"))
+    learnt = world.weights["dynamics.blocks.0.skipped"]
+    assert learnt.shape == (2, 16, 16) and np.abs(learnt).max(axis=(1, 2)).min() > 1e-4
+    assert world.spec == toy.spec and "plan window, with a linear branch for what it skips |" in world.card
+    with Session(world) as session:
+        assert session.engine.name == "torch"
+        frames = [session.step({"turn_left"}).pixels for _ in range(10)]
+    assert all(frame.std() > 5 for frame in frames)
