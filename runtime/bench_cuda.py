@@ -153,7 +153,7 @@ def _preset_rows(toy: bool, only: str | None) -> Iterator[tuple[str, Any, str]]:
     for name, preset in (TOYS if toy else PRESETS).items():
         for window in PRESET_WINDOWS[name] if only in (None, name) else ():
             held = preset if toy else preset.visible(window)
-            for precision in ("bf16", "fp8"):
+            for precision in ("bf16", "fp8", "fp8-qk8"):
                 yield f"{name}, {held.spec.memory.window_frames} frames, {precision}", held, precision
 
 

@@ -1,17 +1,17 @@
 """The GPU engine's operations as Triton kernels, under the names of plain.py; see the package.
 
-Rotations, the choice of top_k and the room for narrow keys are torch operations in both: they run once a frame, or are
-small beside what they spare.
+Rotations and the choice of top_k are torch operations in both: they run once a frame, or are small beside what they
+spare.
 """
 
 from __future__ import annotations
 
 from dreamloop.runtime.gpu.attention import sparse_attention
 from dreamloop.runtime.gpu.heads import narrow_keys, qkv_write, turn_sinks
-from dreamloop.runtime.gpu.plain import choose_blocks, new_narrow_keys
+from dreamloop.runtime.gpu.plain import choose_blocks
 from dreamloop.runtime.gpu.rotations import rotations
 from dreamloop.runtime.gpu.rows import gate_residual, gelu, modulated_norm
 from dreamloop.runtime.gpu.schedule import slot_and_plan
 
-__all__ = ["choose_blocks", "gate_residual", "gelu", "modulated_norm", "narrow_keys", "new_narrow_keys", "qkv_write",
-           "rotations", "slot_and_plan", "sparse_attention", "turn_sinks"]
+__all__ = ["choose_blocks", "gate_residual", "gelu", "modulated_norm", "narrow_keys", "qkv_write", "rotations",
+           "slot_and_plan", "sparse_attention", "turn_sinks"]
