@@ -106,6 +106,7 @@ def attention_kernel(query, keys, values, turned, key_scale, index, count, lengt
         wide_q = q.to(tl.float32)
         row_scale = tl.maximum(tl.max(tl.abs(wide_q), axis=1), 1e-20) / LIMIT
         q = coded(wide_q / row_scale[:, None], keys.dtype.element_ty)
+        row_scale = row_scale * scale
     keys += player * key_player + (head // GROUP) * key_head
     values += player * ring_player + (head // GROUP) * ring_head
     turned += player * turned_player + (head // GROUP) * turned_head
@@ -152,8 +153,8 @@ def attention_kernel(query, keys, values, turned, key_scale, index, count, lengt
                 scores = product(q, k, tl.zeros([QUERIES, KEYS], tl.float32))
             scores = scores * row_scale[:, None] * tl.load(key_scale + key_row, mask=seen, other=0.0)[None, :]
         else:
-            scores = product(q, k, tl.zeros([QUERIES, KEYS], tl.float32))
-        scores = tl.where(seen[None, :], scores * scale, float("-inf"))
+            scores = product(q, k, tl.zeros([QUERIES, KEYS], tl.float32)) * scale
+        scores = tl.where(seen[None, :], scores, float("-inf"))
         above = tl.maximum(top, tl.max(scores, axis=1))
         finite = tl.where(above == float("-inf"), 0.0, above)
         p = tl.exp2(scores - finite[:, None])
@@ -215,6 +216,8 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
         parts = torch.empty(splits, b, t, h, d, dtype=torch.float32, device=query.device)
         weight = torch.empty(splits, b, t, h, dtype=torch.float32, device=query.device)
     source = layer[0] if keys is None else keys.codes
+    # codes whose tiles end inside a block take too many registers of sm_89 and sm_120 for two stages
+    stages = 1 if keys is not None and geometry.block_tokens % tiles.keys and not tiles.packed else tiles.stages
     assert source.stride()[2:] == (d, 1)
 
     def steps(a: Tensor, axes: int) -> Sequence[int]:
@@ -229,7 +232,7 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
         LOG2_E * d**-0.5, d, wide, h // layer.shape[2], geometry.block_tokens, query_tokens,
         lists.shape[3] if INTERPRETED.value else 0, tiles.queries, tiles.keys, tiles.packed, turned is not None,
         keys is not None, 127.0 if source.dtype == torch.int8 else 448.0, splits, num_warps=tiles.warps,
-        num_stages=tiles.stages)
+        num_stages=stages)
     if splits > 1:
         lines = max(JOINED // wide, 1)
         join_kernel[(triton.cdiv(b * t * h, lines),)](parts, weight, out, b * t * h, d, wide, lines, splits,
