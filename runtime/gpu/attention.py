@@ -206,10 +206,7 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
     query_tokens = geometry.block_tokens if rows > 1 else t
     tiles, wide = tiles_of(d, query_tokens, geometry.block_tokens), max(triton.next_power_of_2(d), 32)
     programs = rows * triton.cdiv(query_tokens, tiles.queries)
-    if splits is None:
-        key_tiles = (triton.cdiv(lists.shape[3] * geometry.block_tokens, tiles.keys) if tiles.packed
-                     else lists.shape[3] * triton.cdiv(geometry.block_tokens, tiles.keys))
-        splits = splits_of(programs * h * b, key_tiles, tiles.queries * wide, processors(query.device))
+    splits = splits or splits_for(query, plan, geometry)
     out = torch.empty(b, t, h, d, dtype=layer.dtype, device=query.device)
     parts, weight = out, out
     if splits > 1:
@@ -240,6 +237,15 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
     return out
 
 
-def processors(device: torch.device) -> int:
-    """How many programs run at once on a device, counting one a processor."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else PROCESSORS
+def splits_for(query: Tensor, plan: DevicePlan, geometry: Geometry) -> int:
+    """How many programs share a list, going by its room: how much of it is used is known to the device alone."""
+    (b, t, h, d), rows, most = query.shape, *plan.index.shape[2:]
+    query_tokens = geometry.block_tokens if rows > 1 else t
+    tiles = tiles_of(d, query_tokens, geometry.block_tokens)
+    key_tiles = (triton.cdiv(most * geometry.block_tokens, tiles.keys) if tiles.packed
+                 else most * triton.cdiv(geometry.block_tokens, tiles.keys))
+    processors = PROCESSORS
+    if query.is_cuda:
+        processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    return splits_of(b * h * rows * triton.cdiv(query_tokens, tiles.queries), key_tiles,
+                     tiles.queries * triton.next_power_of_2(d), processors)
