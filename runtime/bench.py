@@ -35,7 +35,7 @@ VERIFY_FRAMES = 8
 TURN, SETTLING = 30, 10  # frames of a turn that count, and those before them that do not
 # largest error of a latent, as a share of the largest latent of the oracle; random tiny worlds measure a tenth of it,
 # doom-arena a quarter: bf16 0.009, int8 0.020, int8-static 0.033
-BOUNDS = {"fp32": 1e-4, "bf16": 0.05, "fp8": 0.15, "int8": 0.15, "int8-static": 0.15}
+BOUNDS = {"fp32": 1e-4, "bf16": 0.05, "bf16-qk8": 0.05, "fp8": 0.15, "fp8-qk8": 0.2, "int8": 0.15, "int8-static": 0.15}
 REFERENCE = "torch-eager-fp32"
 Clock = Callable[[], float]
 

@@ -4,9 +4,10 @@
     dreamloop bench --device cpu --toy --out rehearsal          # every section at toy size, without a GPU
 
 Sections, one after the other: what the machine reaches (products, copies), each kernel against its twin, the steps of a
-world by engine, the attention sweep, the presets, players in one step, action to pixels. What is wrong is not timed. A
-section that fails, or a row of it, says why under `unavailable` and the next one goes on. `report.json` is written anew
-after every row, so a run that is cut keeps what it has; a section that begins after the budget is listed, not run.
+world by engine, the attention sweep, lists split over programs (not at toy size), the presets, players in one step,
+action to pixels. What is wrong is not timed. A section that fails, or a row of it, says why under `unavailable` and the
+next one goes on. `report.json` is written anew after every row, so a run that is cut keeps what it has; a section that
+begins after the budget is listed, not run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from dreamloop.runtime.gpu import kernels_for, why_plain
 BUDGET_S = 480.0
 FRAMES = 300
 PRESET_WINDOWS = {"wan-1.3b": (7, 21), "waypoint-1b": (16,)}
-SECTIONS = ("limits", "kernels", "steps", "sweep", "presets", "players", "latency_ms")
+SECTIONS = ("limits", "kernels", "steps", "sweep", "splits", "presets", "players", "latency_ms")
 
 
 class Run:
@@ -122,6 +123,8 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
         if sound:
             run.section("sweep", lambda: on_kernels.sweep_rows(sweep, place, torch.bfloat16, not toy,
                                                                lambda: min(run.left(), run.budget_s)))
+            if not toy:
+                run.section("splits", lambda: on_kernels.split_rows(place, torch.bfloat16))
         else:
             run.report["unavailable"]["sweep"] = "a kernel errs: see `kernels`"
     run.section("presets", lambda: _presets(run, place, toy, limits, presets))
@@ -153,7 +156,7 @@ def _preset_rows(toy: bool, only: str | None) -> Iterator[tuple[str, Any, str]]:
     for name, preset in (TOYS if toy else PRESETS).items():
         for window in PRESET_WINDOWS[name] if only in (None, name) else ():
             held = preset if toy else preset.visible(window)
-            for precision in ("bf16", "fp8"):
+            for precision in ("bf16", "fp8", "fp8-qk8"):
                 yield f"{name}, {held.spec.memory.window_frames} frames, {precision}", held, precision
 
 

@@ -7,7 +7,11 @@ The sweep reads a ring of W frames of T tokens with random lists of density d, o
 
     sdpa     torch's attention over every token of the W frames, which have no padding there: the fastest dense one
     flex     FlexAttention, compiled, over the same lists as the sparse kernel and held to the same formula
-    sparse   runtime/gpu, over the lists; `dense` is the same kernel over all blocks
+    sparse   runtime/gpu, over the lists; a density of 1 is the same kernel over all blocks
+    int8     the same with queries and keys in one byte, coding the keys (which a pass does in every layer) included;
+    float8   and in the other code
+
+Splits: a list of all blocks, over one and more programs, and how many the kernel would choose by itself.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ class Sweep:
 
 
 TOY = Sweep(24, 2, 16, (2, 3), (0.25, 0.5), (8,))
+NARROW = {"int8": (torch.int8, 0.05), "float8": (FP8, 0.15)}  # codes, and the error that they may have
+FEW_ROWS = Sweep(80, 6, 32, (24,), (), (80,))  # one session of a small world
 
 
 def timed_ms(work: Callable[[], object], device: torch.device, inner: int = 10, captured: bool = True) -> float:
@@ -225,9 +231,38 @@ def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: boo
                 if "sparse_ms" in row:
                     row["speedup"] = sdpa_ms / row["sparse_ms"]
                     row["wanted"] = (0.8 if density >= 0.25 else 0.6) / density if density < 1 else None
+                for name, (codes, floor) in NARROW.items():
+                    row |= checked(partial(partial, _narrowed, k, query, layer, plan, g, codes), exact, floor, device,
+                                   name)
                 if flex:
                     row |= checked(partial(flex_call, q, layer, plan, g), exact, FLOORS[dtype], device, "flex")
                 rows.append(row)
+    return rows
+
+
+def _narrowed(k: ModuleType, query: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry,
+              codes: torch.dtype) -> Tensor:
+    out: Tensor = k.sparse_attention(query, layer, plan, g, keys=k.narrow_keys(layer, plan, g, codes))
+    return out
+
+
+def split_rows(device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """Shape -> milliseconds by number of splits, each held to the formula first, and the number that is chosen."""
+    from dreamloop.runtime.gpu.attention import SPLITS, sparse_attention, splits_for
+    generator, rows = torch.Generator(device).manual_seed(0), {}
+    for sweep in (FEW_ROWS, Sweep(windows=(7,), blocks=(128,))):
+        plan, g = random_plan(sweep, sweep.blocks[0], sweep.windows[0], 1.0, device)
+        plan = DevicePlan(plan.index[:, :, :1].contiguous(), plan.count[:, :, :1].contiguous(), plan.length)
+        layer = torch.randn(2, 1, sweep.heads, sweep.windows[0] * g.stride, sweep.head_size, generator=generator,
+                            device=device, dtype=dtype)
+        query = torch.randn(1, sweep.tokens, sweep.heads, sweep.head_size, generator=generator, device=device,
+                            dtype=dtype)
+        exact = plain.sparse_attention(query.float(), layer.float(), plan, g)
+        row: dict[str, Any] = {"chosen": splits_for(query, plan, g)}
+        for splits in SPLITS:
+            row |= checked(partial(partial, sparse_attention, query, layer, plan, g, splits=splits), exact,
+                           FLOORS[dtype], device, str(splits))
+        rows[f"{sweep.tokens} tokens, {sweep.heads} heads, {sweep.windows[0]} frames"] = row
     return rows
 
 

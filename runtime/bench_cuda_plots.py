@@ -8,10 +8,11 @@ from typing import Any
 COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "error_vs_oracle"),
            "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_bf16_limit", "peak_gib"),
            "players": ("step_ms", "frames_per_s", "times_single", "error_vs_oracle"),
+           "splits": ("chosen", "1_ms", "2_ms", "4_ms", "8_ms", "16_ms"),
            "kernels": ("error", "bound", "passed")}
-WIDTH = 120  # of the tables, where the terminal is narrower or there is none
-SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "sparse_ms", "speedup", "wanted", "sparse_error",
-         "flex_error")
+WIDTH = 150  # of the tables, where the terminal is narrower or there is none
+SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "sparse_ms", "speedup", "wanted", "int8_ms", "float8_ms",
+         "sparse_error", "int8_error", "float8_error", "flex_error")
 
 
 def show(report: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ def show(report: dict[str, Any]) -> None:
             table(title, ("", *columns), lines)
     if report.get("sweep"):
         table("attention", SWEEP, [tuple(_figure(row.get(c)) for c in SWEEP) for row in report["sweep"]])
-        for name in ("sparse", "flex"):
+        for name in ("sparse", "int8", "float8", "flex"):
             for why in sorted({row[f"{name}_unavailable"] for row in report["sweep"] if f"{name}_unavailable" in row}):
                 console.print(f"attention, {name}: {why}", highlight=False)
     if report.get("latency_ms"):

@@ -122,7 +122,7 @@ def random_weights(preset: Preset, device: torch.device, dtype: torch.dtype) -> 
 
 class PresetFrame:
     """One player in front of a preset, with full memory: `step` is the network, `eagerly` a whole frame.
-    precision: `fp32`, `bf16` or `fp8`, whose scales here are a guess, for time does not depend on them."""
+    precision: of the engine; the scales of FP8 are a guess here, for time does not depend on them."""
 
     def __init__(self, preset: Preset, device: torch.device, precision: str = "bf16") -> None:
         self.preset, self.device, self.spec = preset, device, preset.spec
@@ -136,8 +136,10 @@ class PresetFrame:
         self.ring = random(layers, 2, 1, preset.key_heads, rows, size)
         self.text = Text.of(random(layers, 2, 1, preset.key_heads, preset.text_keys, size),
                             self.spec.tokens) if preset.text_keys else None
-        largest = {(i, name): 0.05 * LARGEST for i in range(layers) for name in NARROW} if precision == "fp8" else None
-        self.network = Network(self.spec, weights, kernels_for(device), preset.key_heads, self.text, largest)
+        largest = {(i, name): 0.05 * LARGEST for i in range(layers) for name in NARROW} if precision.startswith(
+            "fp8") else None
+        self.network = Network(self.spec, weights, kernels_for(device), preset.key_heads, self.text, largest,
+                               torch.int8 if precision.endswith("-qk8") else None)
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             decoder = LatentDecoder(preset)

@@ -34,7 +34,7 @@ from dreamloop.models.core.spec import PlanSpec, WorldSpec
 from dreamloop.models.networks.linear import attend_skipped, in_blocks, in_frames
 
 NORM_EPSILON = 1e-6
-STRETCH_FRAMES = 8  # frames whose queries share one attention call over a clip
+STRETCH_FRAMES = 12  # frames whose queries share one attention call over a clip
 Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -164,7 +164,8 @@ class Dynamics(nn.Module):
 class SequenceGeometry:
     """Rotations and masks of a clip, built once per clip and shared by all layers.
 
-    cos, sin: (F, T, D/2); mask: (F * T, F * T) bool over the keys of all frames. With sinks, sink
+    cos, sin: (F, T, D/2); mask: (F * T, F * T) bool over the keys of all frames; stretches: rows and the range of keys
+    that any of them sees. With sinks, sink
     frames' keys are seen by frame t at a turned-back time, which depends on t: those scores are
     computed apart, with `sink_cos`, `sink_sin`: (F, sinks in the clip, T, D/2). Where the plan has a linear branch,
     written: (1, 1, F * parts, block_tokens) bool and share: (1, 1, F * parts, F * parts) are what it reads.
@@ -183,7 +184,12 @@ class SequenceGeometry:
         self.sinks = max(min(spec.memory.sink_frames - first + 1, frames), 0)
         self.sink_offset = first - 1
         block = (np.arange(frames)[:, None] * parts + np.arange(spec.tokens) // spec.block_tokens).reshape(-1)
-        self.mask = torch.from_numpy(seen[block][:, block]).to(device)
+        mask = seen[block][:, block]
+        self.mask = torch.from_numpy(mask).to(device)
+        self.stretches = []
+        for row in range(0, len(mask), STRETCH_FRAMES * spec.tokens):
+            rows = slice(row, min(row + STRETCH_FRAMES * spec.tokens, len(mask)))
+            self.stretches.append((rows, slice(int(mask[rows].any(axis=0).argmax()), rows.stop)))
         self.block_tokens, self.written, self.share = spec.block_tokens, None, None
         if spec.plan.linear:
             written = np.arange(parts * spec.block_tokens).reshape(parts, -1) < spec.tokens
@@ -225,14 +231,9 @@ def _attend_listed(geometry: SequenceGeometry, turned_q: Tensor, turned_k: Tenso
     b, heads, f, t, d = turned_q.shape
     flat_q, flat_k, flat_v = (x.flatten(2, 3) for x in (turned_q, turned_k, v))
     if not geometry.sinks:
-        # nothing after a frame is ever read, so a stretch of frames needs only the keys up to its end
-        parts = []
-        for first in range(0, f * t, STRETCH_FRAMES * t):
-            end = min(first + STRETCH_FRAMES * t, f * t)
-            parts.append(functional.scaled_dot_product_attention(
-                flat_q[:, :, first:end], flat_k[:, :, :end], flat_v[:, :, :end],
-                attn_mask=geometry.mask[first:end, :end]))
-        return torch.cat(parts, dim=2).view(b, heads, f, t, d)
+        return torch.cat([_attend_stretch(flat_q[:, :, rows], flat_k[:, :, keys], flat_v[:, :, keys],
+                                          geometry.mask[rows, keys]) for rows, keys in geometry.stretches],
+                         dim=2).view(b, heads, f, t, d)
     n = geometry.sinks
     scores = flat_q @ flat_k.transpose(-1, -2) * d**-0.5
     sink_k = rotate(k[:, :, None, :n], geometry.sink_cos, geometry.sink_sin).to(v.dtype)
@@ -240,3 +241,15 @@ def _attend_listed(geometry: SequenceGeometry, turned_q: Tensor, turned_k: Tenso
     # a sink frame of the clip is column frame 0 .. n - 1; its scores replace the unclamped ones
     scores = torch.cat([sink_scores.reshape(b, heads, f * t, n * t), scores[..., n * t :]], dim=-1)
     return (scores.masked_fill(~geometry.mask, -torch.inf).softmax(-1) @ flat_v).view(b, heads, f, t, d)
+
+
+def _attend_stretch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Softmax attention of rows (B, H, N, D) on keys (B, H, M, D) under a mask (N, M). On a CPU torch's own, fused
+    with a mask, is slower forward and back than the three products it fuses."""
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+    (b, h, n, d), m = q.shape, k.shape[2]
+    scores = torch.baddbmm(bias.expand(b * h, n, m), q.reshape(b * h, n, d), k.reshape(b * h, m, d).transpose(1, 2),
+                           alpha=d**-0.5)
+    return (scores.softmax(-1).to(v.dtype) @ v.reshape(b * h, m, d)).view(b, h, n, d)

@@ -82,7 +82,11 @@ def engine_status(name: str) -> EngineStatus:
         return EngineStatus(name, False, reason)
     versions = [f"{package} {getattr(import_package(package), '__version__', '?')}"
                 for package in BACKENDS[name].needs]
-    return EngineStatus(name, True, ", ".join(versions))
+    known = ""
+    if name == "triton":
+        kinds = importlib.import_module("dreamloop.runtime.engines.triton_engine").KINDS
+        known = f"; precision {', '.join(kinds)}"
+    return EngineStatus(name, True, ", ".join(versions) + known)
 
 
 def _gpu_missing(name: str) -> str:

@@ -1,6 +1,6 @@
 """Engine `triton`: a whole frame as one captured CUDA graph, on an NVIDIA GPU.
 
-    engine = open_engine(world, "triton")                         # bf16; precision "fp8", "fp32"
+    engine = open_engine(world, "triton")                         # bf16; see KINDS for the other precisions
     engine = TritonEngine(world, "bf16", device="cpu")            # the same step without a GPU, to test it
 
 Slot, plan, rotations and noise are made on the device from the frame's index and seed; the network runs on the kernels
@@ -34,13 +34,15 @@ from dreamloop.runtime.gpu import kernels_for, why_plain
 from dreamloop.runtime.gpu.plans import EVER
 
 STAGES = ("inputs", "network", "decoder")  # of a frame on the device
-KINDS = {"bf16": "bf16", "fp8": "bf16", "fp32": "fp32"}  # precision -> that of what is not in FP8
+# precision -> that of what is not in FP8 or, with qk8, in int8
+KINDS = {"bf16": "bf16", "bf16-qk8": "bf16", "fp8": "bf16", "fp8-qk8": "bf16", "fp32": "fp32"}
 FP8_CAPABILITY = (8, 9)  # the first GPUs that multiply in FP8
 
 
 class TritonEngine(TorchEngine):
-    """precision: `bf16`, `fp8` (qkv, up and down in FP8, the rest in bf16) or `fp32`. device: `cuda`, or `cpu` to test
-    the arithmetic; threads are torch's own. calibration_frames: of each self-rollout that finds the scales of FP8."""
+    """precision: `bf16`, `fp8` (qkv, up and down in FP8, the rest in bf16), either with `-qk8` (queries times keys in
+    int8 too), or `fp32`. device: `cuda`, or `cpu` to test the arithmetic; threads are torch's own. calibration_frames:
+    of each self-rollout that finds the scales of FP8."""
 
     name = "triton"
 
@@ -51,9 +53,9 @@ class TritonEngine(TorchEngine):
         if device != "cpu":
             if reason := why_missing(device):
                 raise EngineError(f"engine triton cannot run: {reason}")
-            if precision == "fp8" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+            if precision.startswith("fp8") and torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
                 raise EngineError(f"engine triton: {torch.cuda.get_device_name(device)} has no FP8 products; "
-                                  f"precisions that it has: bf16, fp32")
+                                  f"precisions that it has: bf16, bf16-qk8, fp32")
         super().__init__(world, KINDS[precision], threads, device)
         self.precision = precision
         self.kernels = kernels_for(device)
@@ -65,10 +67,11 @@ class TritonEngine(TorchEngine):
         self._marked = False  # whether they are those of the last frame
         weights = {name: value.detach() for name, value in self.dynamics.state_dict().items()}
         self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = Network(world.spec, weights, self.kernels)
-        if precision == "fp8":
+        narrow = torch.int8 if precision.endswith("-qk8") else None
+        self.network = Network(world.spec, weights, self.kernels, narrow=narrow)
+        if precision.startswith("fp8"):
             self.largest = self._calibrated(calibration_frames)
-            self.network = Network(world.spec, weights, self.kernels, largest=self.largest)
+            self.network = Network(world.spec, weights, self.kernels, largest=self.largest, narrow=narrow)
             self._graphs = Graphs()
         del self.dynamics  # its weights live on in the network
 

@@ -1,6 +1,7 @@
 """The one step on the GPU kernels: models/networks/dit.py in eight launches a block, nothing read back to the host.
 
     norm + modulate (+ quantise) | qkv | QK-norm + rotate + ring write | sparse attention | out | gate + residual
+    (with narrow keys one launch more, before attention: all written keys in one byte, afresh in every pass)
     norm + modulate (+ quantise) | up | gelu (+ quantise) | down | gate + residual
 
 Where the plan has a linear branch, what the lists leave out is added behind the attention (runtime/gpu/linear.py).
@@ -87,13 +88,14 @@ class FrameInputs:
 
 class Network:
     """weights: the names of `weight_shapes` without `dynamics.`, on the device in the precision of the engine;
-    key_heads: G; largest: of the inputs of the products in FP8, None for none."""
+    key_heads: G; largest: of the inputs of the products in FP8, None for none; narrow: what the keys of the ring (not
+    of a text) and their queries are multiplied in, None for that of the ring."""
 
     def __init__(self, spec: WorldSpec, weights: Mapping[str, Tensor], kernels: ModuleType,
                  key_heads: int | None = None, text: Text | None = None,
-                 largest: Mapping[tuple[int, str], float] | None = None) -> None:
+                 largest: Mapping[tuple[int, str], float] | None = None, narrow: torch.dtype | None = None) -> None:
         d = spec.dynamics
-        self.spec, self.kernels, self.text = spec, kernels, text
+        self.spec, self.kernels, self.text, self.narrow = spec, kernels, text, narrow
         self.heads, self.key_heads, self.head_size = d.heads, key_heads or d.heads, d.head_size
         self.geometry = Geometry.of(spec)
         self.watch: Watch | None = None
@@ -159,7 +161,10 @@ class Network:
         plan = inputs.plan
         if plan.kept is not None:
             plan = k.choose_blocks(query, ring, plan, shape, self.spec.plan.top_blocks)
-        attended = k.sparse_attention(query, ring, plan, shape, turned)
+        keys = None
+        if self.narrow is not None:
+            keys, turned = k.narrow_keys(ring, plan, shape, self.narrow, turned), None
+        attended = k.sparse_attention(query, ring, plan, shape, turned, keys)
         if layer.skipped is not None:
             attended = k.add_skipped(attended, query, ring, inputs.skipped, shape, layer.skipped)
         h = k.gate_residual(h, layer.out(attended.flatten(2).to(self.dtype)), gate1)

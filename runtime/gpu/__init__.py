@@ -3,8 +3,9 @@
     kernels = kernels_for(device)            # fused where Triton can run on this device, plain elsewhere
     reason = why_plain(device)               # "" or one line that says why it is plain
 
-Both modules have the functions below. They take torch tensors on one device, read nothing back to the host, and take
-no memory but their results, so a CUDA graph can capture them. Triton kernels run on CPU tensors too where
+Both modules have the functions below. They take torch tensors on one device and read nothing back to the host. Memory
+comes from torch's allocator alone: their results, and what is split over keys until it is joined. So a CUDA graph can
+capture them: it owns that memory, and replaying it allocates nothing. Triton kernels run on CPU tensors too where
 TRITON_INTERPRET=1 was set before they are imported: that is how they are tested where there is no GPU.
 
 Letters: B players, T tokens of a frame, W width, H heads, G key heads (H is a multiple of G), D head size, S slots.
@@ -36,9 +37,9 @@ Fresh tensors stand as a linear layer leaves them, (B, T, H, D), any strides but
         -> Skipped: which written blocks no list holds, and what each counts in a mean over them
     out = add_skipped(out, query, layer, skipped, geometry, weights (H, D, D))    # linear only; may write over `out`
         out + what the plan skips, to first order (models/networks/linear.py), sums in float32
-    narrow = new_narrow_keys(layer, geometry, dtype)                         # int8 or float8_e4m3fn, beside the ring
-    narrow_keys(layer, geometry, narrow, slot=None, turned=None)             # after turn_sinks, before the attention
-        quantises, block by block, the keys of `slot` and of the sinks; slot=None: of every slot (a restored ring)
+    keys = narrow_keys(layer, plan, geometry, dtype, turned=None)            # after turn_sinks, before the attention
+        NarrowKeys: the written keys (the sinks' from `turned`) as int8 or float8_e4m3fn, each divided by a scale of its
+        own
 
 What differs from docs/design.md section 4: a plan whose rows are all alike (dense, window) may hold ONE list,
 (B, 1, 1, most), which every query block reads.

@@ -3,7 +3,7 @@
     qkv_write     one program a stretch of tokens of one head: a query head writes turned queries, a key head its keys
                   and values into the slot of the frame, and under top_k the mean key of its block behind them
     turn_sinks    one program a stretch of rows of the sink slots: their keys at the time of this pass
-    narrow_keys   one program a block: its largest value, then its codes
+    narrow_keys   one program a stretch of rows of the ring: of each written key its largest value, then its codes
 
 A head of D elements is held as two halves, the pairs of the rotation (models/core/conditioning.py).
 """
@@ -16,9 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from dreamloop.runtime.gpu.language import coded, narrow
-from dreamloop.runtime.gpu.sizes import Geometry, NarrowKeys, Turns
+from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Turns
 
 STRETCH = 16  # tokens that a program holds at a time
+NARROWED = 64  # of narrow_keys, which does no more than read and write
 
 
 @triton.jit
@@ -103,37 +104,25 @@ def turn_sinks_kernel(keys, cos, sin, out, ring_player, ring_head, out_player, r
 
 
 @triton.jit
-def narrow_keys_kernel(keys, turned, codes, scales, slot, ring_player, ring_head, tokens, turned_rows, sinks, heads,
-                       key_blocks, D: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
-                       BLOCK_TOKENS: tl.constexpr, PARTS: tl.constexpr, SLOT_BLOCKS: tl.constexpr,
-                       LIMIT: tl.constexpr, ALL: tl.constexpr, TURNED: tl.constexpr):
-    """The first `sinks` programs' slots are the sinks, the one behind them that of the frame; ALL: every slot."""
-    which, head, player = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    at = which // PARTS
-    if not ALL:
-        if at == sinks:
-            at = tl.load(slot + player).to(tl.int32)
-    block = at * SLOT_BLOCKS + which % PARTS
-    length = tl.minimum(tokens - (which % PARTS) * BLOCK_TOKENS, BLOCK_TOKENS)
-    column = tl.arange(0, COLUMNS)
-    largest = 0.0
-    for turn in tl.static_range(2):
-        for start in range(0, BLOCK_TOKENS, BLOCK):
-            within = start + tl.arange(0, BLOCK)
-            row = (block * BLOCK_TOKENS + within)[:, None]
-            mask = (within < length)[:, None] & (column < D)[None, :]
-            source = keys + player * ring_player + head * ring_head + row * D + column[None, :]
-            if TURNED:
-                other = turned + (player * heads + head) * turned_rows * D + row * D + column[None, :]
-                source = tl.where(row < turned_rows, other, source)
-            value = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-            if turn == 0:
-                largest = tl.maximum(largest, tl.max(tl.abs(value)))
-            else:
-                to = codes + player * ring_player + head * ring_head + row * D + column[None, :]
-                scale = tl.maximum(largest, 1e-20) / LIMIT
-                tl.store(to, coded(value / scale, codes.dtype.element_ty), mask=mask)
-    tl.store(scales + (player * heads + head) * key_blocks + block, tl.maximum(largest, 1e-20) / LIMIT)
+def narrow_keys_kernel(keys, turned, length, codes, scales, ring_player, ring_head, turned_player, turned_head,
+                       length_player, rows, turned_rows, heads, D: tl.constexpr, COLUMNS: tl.constexpr,
+                       BLOCK: tl.constexpr, BLOCK_TOKENS: tl.constexpr, LIMIT: tl.constexpr, TURNED: tl.constexpr):
+    head, player = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    row, column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, COLUMNS)
+    block = row // BLOCK_TOKENS
+    lies = tl.load(length + player * length_player + block, mask=row < rows, other=0)
+    written = row - block * BLOCK_TOKENS < lies
+    mask = written[:, None] & (column < D)[None, :]
+    place = row[:, None] * D + column[None, :]
+    source = keys + player * ring_player + head * ring_head + place
+    if TURNED:
+        source = tl.where((row < turned_rows)[:, None], turned + player * turned_player + head * turned_head + place,
+                          source)
+    value = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(value), axis=1), 1e-20) / LIMIT
+    first = (player * heads + head) * rows
+    tl.store(codes + first * D + place, coded(value / scale[:, None], codes.dtype.element_ty), mask=mask)
+    tl.store(scales + first + row, scale, mask=written)
 
 
 def _pairs(d: int) -> int:
@@ -170,15 +159,17 @@ def turn_sinks(layer: Tensor, turns: Turns, geometry: Geometry) -> Tensor | None
     return out
 
 
-def narrow_keys(layer: Tensor, geometry: Geometry, narrow: NarrowKeys, slot: Tensor | None = None,
-                turned: Tensor | None = None) -> None:
-    """Quantise the keys of `slot` and of the sinks, block by block; slot=None: those of every slot."""
+def narrow_keys(layer: Tensor, plan: DevicePlan, geometry: Geometry, dtype: torch.dtype,
+                turned: Tensor | None = None) -> NarrowKeys:
+    """The written keys in one byte each; what lies in the rows of others is anything."""
     _, b, g, rows, d = layer.shape
-    assert narrow.codes.stride() == layer.stride()[1:] and narrow.scale.is_contiguous()
-    slots = rows // geometry.stride if slot is None else geometry.sinks + 1
-    narrow_keys_kernel[(slots * geometry.parts, g, b)](
-        layer[0], layer if turned is None else turned, narrow.codes, narrow.scale, layer if slot is None else slot,
-        *layer.stride()[1:3], geometry.tokens, geometry.sinks * geometry.stride, geometry.sinks, g,
-        rows // geometry.block_tokens, d, triton.next_power_of_2(d), STRETCH, geometry.block_tokens, geometry.parts,
-        geometry.slot_blocks, 127.0 if narrow.codes.dtype == torch.int8 else 448.0, slot is None,
-        turned is not None, num_warps=4)
+    length = plan.length
+    assert layer.stride()[3:] == (d, 1) and length.stride(1) == 1 and rows == length.shape[1] * geometry.block_tokens
+    codes = torch.empty(b, g, rows, d, dtype=dtype, device=layer.device)
+    scale = torch.empty(b, g, rows, dtype=torch.float32, device=layer.device)
+    narrow_keys_kernel[(triton.cdiv(rows, NARROWED), g, b)](
+        layer[0], layer if turned is None else turned, length, codes, scale, *layer.stride()[1:3],
+        *((0, 0) if turned is None else turned.stride()[:2]), length.stride(0) if length.shape[0] > 1 else 0, rows,
+        0 if turned is None else turned.shape[2], g, d, triton.next_power_of_2(d), NARROWED, geometry.block_tokens,
+        127.0 if dtype == torch.int8 else 448.0, turned is not None, num_warps=4)
+    return NarrowKeys(codes, scale)

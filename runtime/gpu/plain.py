@@ -152,7 +152,7 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
         if turned is not None:
             k = torch.cat([wide(turned), k[:, :, turned.shape[2] :]], dim=2)
     else:
-        k = wide(keys.codes) * keys.scale.repeat_interleave(geometry.block_tokens, dim=2)[..., None]
+        k = wide(keys.codes) * keys.scale[..., None]
     q, v = wide(query).transpose(1, 2), wide(layer[1])
     if keys is not None:  # a query row has a scale of its own, found as it is read
         row = q.abs().amax(-1, keepdim=True).clamp_min(1e-20) / CODE_LIMIT[keys.codes.dtype]
@@ -186,26 +186,18 @@ def add_skipped(out: Tensor, query: Tensor, layer: Tensor, skipped: Skipped, geo
     return (wide(out) + in_frames(found, 1, t)[:, :, 0].transpose(1, 2)).to(out.dtype)
 
 
-def new_narrow_keys(layer: Tensor, geometry: Geometry, dtype: torch.dtype) -> NarrowKeys:
-    """Room for the narrow keys of one layer."""
-    _, b, g, rows, _ = layer.shape
-    return NarrowKeys(torch.zeros(layer.shape[1:], dtype=dtype, device=layer.device),
-                      torch.ones(b, g, rows // geometry.block_tokens, dtype=torch.float32, device=layer.device))
-
-
-def narrow_keys(layer: Tensor, geometry: Geometry, narrow: NarrowKeys, slot: Tensor | None = None,
-                turned: Tensor | None = None) -> None:
-    """Quantise keys block by block; plain torch does all slots in any case."""
+def narrow_keys(layer: Tensor, plan: DevicePlan, geometry: Geometry, dtype: torch.dtype,
+                turned: Tensor | None = None) -> NarrowKeys:
+    """The written keys in one byte each; the rows of others are 0."""
     k = wide(layer[0])
     if turned is not None:
         k = torch.cat([wide(turned), k[:, :, turned.shape[2] :]], dim=2)
-    token = torch.arange(k.shape[2], device=k.device) % geometry.stride < geometry.tokens
-    k = torch.where(token[:, None], k, 0.0)  # a tail was never written
-    blocks = k.unflatten(2, (-1, geometry.block_tokens))
-    scale = blocks.abs().amax((-1, -2)).clamp_min(1e-20) / CODE_LIMIT[narrow.codes.dtype]
-    narrow.scale.copy_(scale)
-    narrow.codes.copy_(codes(blocks / scale[..., None, None], narrow.codes.dtype).flatten(2, 3))
+    token = torch.arange(geometry.block_tokens, device=k.device)
+    written = (token < plan.length[..., None]).flatten(1)  # (B or 1, rows)
+    k = torch.where(written[:, None, :, None], k, 0.0)
+    scale = (k.abs().amax(-1).clamp_min(1e-20) / CODE_LIMIT[dtype]).float()
+    return NarrowKeys(codes(k / scale[..., None], dtype), scale)
 
 
-__all__ = ["add_skipped", "choose_blocks", "gate_residual", "gelu", "modulated_norm", "narrow_keys", "new_narrow_keys",
-           "qkv_write", "rotations", "skipped_blocks", "slot_and_plan", "sparse_attention", "turn_sinks"]
+__all__ = ["add_skipped", "choose_blocks", "gate_residual", "gelu", "modulated_norm", "narrow_keys", "qkv_write",
+           "rotations", "skipped_blocks", "slot_and_plan", "sparse_attention", "turn_sinks"]

@@ -88,7 +88,7 @@ class Quantise:
 @dataclass(frozen=True)
 class NarrowKeys:
     """Keys of one layer in one byte each. codes: (B, G, S * T_padded, D) int8 or float8_e4m3fn;
-    scale: (B, G, key_blocks) float32, so that key = code * scale of its block."""
+    scale: (B, G, S * T_padded) float32, so that key = code * scale."""
 
     codes: Tensor
     scale: Tensor

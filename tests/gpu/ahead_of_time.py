@@ -58,14 +58,14 @@ def wan(policy: str = "radial", block_tokens: int = 120) -> WorldSpec:
 
 
 def attend(t: int, block: int, h: int, g: int, d: int, slots: int = 21, shared: bool = False, turned: bool = False,
-           narrow: torch.dtype | None = None) -> None:
+           narrow: torch.dtype | None = None, splits: int = 1) -> None:
     geometry = Geometry(t, block, -(-t // block), 1 if turned else 0)
     blocks, rows = slots * geometry.parts, 1 if shared else geometry.parts
     layer = meta(2, 1, g, slots * geometry.stride, d)
     keys = NarrowKeys(meta(1, g, slots * geometry.stride, d, dtype=narrow),
-                      meta(1, g, blocks, dtype=torch.float32)) if narrow else None
+                      meta(1, g, slots * geometry.stride, dtype=torch.float32)) if narrow else None
     fused.sparse_attention(meta(1, t, h, d), layer, DevicePlan(ints(1, 1, rows, blocks), ints(1, 1, rows),
-                           ints(1, blocks)), geometry, meta(1, g, geometry.stride, d) if turned else None, keys)
+                           ints(1, blocks)), geometry, meta(1, g, geometry.stride, d) if turned else None, keys, splits)
 
 
 def heads(policy: str) -> None:
@@ -82,8 +82,8 @@ def heads(policy: str) -> None:
 def narrowed(dtype: torch.dtype) -> None:
     spec = wan()
     geometry, layer = Geometry.of(spec), meta(2, 1, 12, 21 * spec.tokens_padded, 128)
-    codes, scale = meta(1, 12, 21 * spec.tokens_padded, 128, dtype=dtype), meta(1, 12, 21 * 13, dtype=torch.float32)
-    fused.narrow_keys(layer, geometry, NarrowKeys(codes, scale), ints(1), meta(1, 12, geometry.stride, 128))
+    plan = DevicePlan(ints(1, 1, 13, 273), ints(1, 1, 13), ints(1, 273))
+    fused.narrow_keys(layer, plan, geometry, dtype, meta(1, 12, geometry.stride, 128))
 
 
 def rows(dtype: torch.dtype | None = None) -> None:
@@ -110,13 +110,17 @@ def schedule(policy: str) -> None:
 CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
     "attention_wan": (attend, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128}),
     "attention_wan_fp8": (attend, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128, "narrow": FP8}),
-    "attention_arena": (attend, {"t": 80, "block": 20, "h": 6, "g": 6, "d": 32, "turned": True}),
+    "attention_arena": (attend, {"t": 80, "block": 20, "h": 6, "g": 6, "d": 32, "turned": True, "splits": 4}),
     "heads_top_k": (heads, {"policy": "top_k"}),
     "rows": (rows, {}),
     "linear_wan": (linear, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128}),
     "schedule_radial": (schedule, {"policy": "radial"}),
     "attention_wan_one_list": (attend, {"t": 1560, "block": 1560, "h": 12, "g": 12, "d": 128, "shared": True,
                                         "turned": True}),
+    "attention_wan_split": (attend, {"t": 1560, "block": 128, "h": 12, "g": 12, "d": 128, "shared": True,
+                                     "splits": 2}),
+    "attention_wan_int8_split": (attend, {"t": 1560, "block": 128, "h": 12, "g": 12, "d": 128, "shared": True,
+                                          "narrow": INT8, "splits": 4}),
     "attention_wan_int8": (attend, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128, "narrow": INT8}),
     "linear_wan_fp32": (linear, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128, "dtype": torch.float32}),
     "linear_arena": (linear, {"t": 80, "block": 20, "h": 4, "g": 4, "d": 64}),

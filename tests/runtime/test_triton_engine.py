@@ -26,6 +26,7 @@ from dreamloop.models.core.world import load_world
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.runtime import Session
 from dreamloop.runtime.batch import BatchedSession
+from dreamloop.runtime.bench import BOUNDS, largest_error, oracle_steps
 from dreamloop.runtime.engines import AUTO_ORDER, engine_status, open_engine
 from dreamloop.runtime.engines.triton_engine import TritonEngine
 from dreamloop.runtime.engines.triton_linear import LARGEST, NARROW, NarrowLinear
@@ -253,6 +254,32 @@ def test_a_shorter_view_is_that_of_the_torch_engine(tmp_path: Path) -> None:
     assert np.abs(state.latent - expected.latent).max() <= 1e-5 < np.abs(whole.latent - expected.latent).max()
 
 
+@pytest.mark.parametrize("precision", ["bf16-qk8", pytest.param("fp8-qk8", marks=pytest.mark.long)])
+def test_keys_in_eight_bits_stay_within_their_bound_on_the_shipped_world(precision: str) -> None:
+    """The bounds that `dreamloop bench` holds, against float64; and the codes are really read."""
+    world = load_world("doom-arena")
+    history = oracle_steps(world)[-4:]
+    engine = TritonEngine(world, precision, device="cpu")
+    engine.network.kernels = plain
+    error = largest_error(engine, history)
+    assert error <= BOUNDS[precision] * max(float(np.abs(step.after.latent).max()) for step in history)
+    engine.network.narrow = None
+    assert largest_error(engine, history) != error
+
+
+def test_a_copy_in_eight_bits_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Codes are no part of a state: the ring alone says what comes next, whatever was played in between."""
+    engine = engine_of(tmp_path, "bf16-qk8", memory=oracle.MemorySpec(window_frames=3, sink_frames=2, max_age=4))
+    state = oracle.start(engine, seed=2)
+    oracle.play(engine, state, 7)
+    branch, actions = state.copy(), oracle.random_actions(engine.world, 1, 3)
+    oracle.play(engine, state, 4)
+    state = branch.copy()
+    for each in (branch, state):
+        engine.step(each, actions)
+    assert np.array_equal(branch.latent, state.latent) and torch.equal(branch.ring, state.ring)
+
+
 def test_without_a_gpu_the_engine_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available() and importlib.util.find_spec("triton"):
         pytest.skip("there is a GPU: the engine runs")
@@ -269,7 +296,7 @@ def test_without_a_gpu_the_engine_says_so_in_one_line(capsys: pytest.CaptureFixt
 
 
 def test_an_unknown_precision_names_those_that_are_known(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="bf16, fp8, fp32"):
+    with pytest.raises(EngineError, match="bf16, bf16-qk8, fp8, fp8-qk8, fp32"):
         TritonEngine(tiny_world(tmp_path), "fp7", device="cpu")
 
 

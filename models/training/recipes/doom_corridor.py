@@ -1,12 +1,10 @@
 """doom-corridor: ViZDoom's `deadly_corridor` at 160x120, every tic, seven buttons. The player walks, so
-walls and enemies grow and pass by: more latent channels than in the arena, and a longer window."""
+walls and enemies grow and pass by: more latent channels than in the arena."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from dreamloop.models.core.spec import MemorySpec
-from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.games.doom_keys import WALK, doom_actions
 from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
 
@@ -14,6 +12,4 @@ DOOM_CORRIDOR = dataclasses.replace(
     DOOM_ARENA,
     spec=dataclasses.replace(
         DOOM_ARENA.spec, name="doom-corridor", game="doom-corridor", actions=doom_actions(*WALK, "attack"),
-        autoencoder=dataclasses.replace(DOOM_ARENA.spec.autoencoder, latent_channels=24),
-        memory=MemorySpec(window_frames=20)),
-    dynamics=DynamicsTraining(clip_frames=28))
+        autoencoder=dataclasses.replace(DOOM_ARENA.spec.autoencoder, latent_channels=24)))
