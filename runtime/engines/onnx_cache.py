@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -40,15 +41,15 @@ def load_or_build(world: World, kind: str, batch: int, form: str = "portable", p
     return data
 
 
-def calibration(world: World) -> dict[str, float]:
-    """Largest activation of every product of the blocks, measured once per world."""
+def calibration(world: World) -> dict[str, np.ndarray]:
+    """Largest value of each input of every product of the blocks, (in,) float32, measured once per world."""
     path = _found(lambda: cache.world_folder("onnx", world) / f"calibration-v{onnx_graph.BUILDER_VERSION}.json")
     found = cache.read(path) if path else None
     if found:
-        return {str(name): float(value) for name, value in json.loads(found).items()}
+        return {str(name): np.asarray(value, np.float32) for name, value in json.loads(found).items()}
     scales = onnx_calibrate.measure(world)
     if path:
-        cache.write(path, json.dumps(scales).encode())
+        cache.write(path, json.dumps({name: value.tolist() for name, value in scales.items()}).encode())
     return scales
 
 

@@ -1,7 +1,7 @@
 """How large activations become: measured while a world dreams, for graphs with quantised activations.
 
 A session of its own, on the float32 graph, plays from several starts under random actions; the graph has one more
-output for each product of the blocks, the largest absolute value of what goes into it. Frames deep in a dream
+output for each product of the blocks, the largest absolute values of what goes into it. Frames deep in a dream
 count like the first ones, for errors of a rollout make activations grow.
 """
 
@@ -20,17 +20,20 @@ STARTS, FRAMES, HELD_FRAMES = 4, 64, 6
 LARGEST = "largest."
 
 
-def measure(world: World) -> dict[str, float]:
-    """Layer of each product of the blocks -> largest absolute input over a few self-rollouts."""
+def measure(world: World) -> dict[str, np.ndarray]:
+    """Layer of each product of the blocks -> largest absolute value of each of its inputs, (in,) float32, over a few
+    self-rollouts."""
     spec, fp32, onnxruntime = world.spec, precision_of("fp32"), import_package("onnxruntime")
     g = onnx_graph.build_step(world, 1, "portable", fp32)
-    for name, tensor in g.watched:
-        size = g.node("ReduceMax", f"{LARGEST}{name}", g.node("Abs", f"{name}.size", tensor), keepdims=0)
-        g.output(size, size, ())
+    for name, tensor, inputs in g.watched:
+        sizes = g.node("Abs", f"{name}.sizes", tensor)
+        size = g.node("ReduceMax", f"{LARGEST}{name}", g.reshape(f"{name}.in_rows", sizes, (-1, inputs)),
+                      g.constant(f"{name}.over", [0]), keepdims=0)
+        g.output(size, size, (inputs,))
     model = g.model(onnx_graph.identity(world, "step", 1)).SerializeToString()
     run = StepPass(open_session(onnxruntime, model, 1), spec, 1)
     encoder = open_session(onnxruntime, onnx_graph.build(world, "encode", 1).SerializeToString(), 1)
-    largest = dict.fromkeys(run.extra, 0.0)
+    largest = {name: np.zeros(value.shape, np.float32) for name, value in run.extra.items()}
     for start in range(min(STARTS, len(world.starts))):
         ring = np.zeros(spec.ring_shape(1), np.float32)
         run.bind_ring(ring)
@@ -44,7 +47,7 @@ def measure(world: World) -> dict[str, float]:
                 x = inputs.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * inputs.noise
                 z = run(latent, x, inputs).copy()
                 for name, value in run.extra.items():
-                    largest[name] = max(largest[name], float(value))
+                    np.maximum(largest[name], value, out=largest[name])
             assert z is not None
             run.commit(ring, inputs.slot)
             latent = z

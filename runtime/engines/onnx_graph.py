@@ -41,7 +41,7 @@ from dreamloop.runtime.engines.onnx_plugin import Plugin
 from dreamloop.runtime.engines.onnx_precision import Precision, precision_of
 from dreamloop.runtime.engines.onnx_sparse import Sparse
 
-BUILDER_VERSION = 3  # raise it with every change of what is built: cached graphs are then made anew
+BUILDER_VERSION = 4  # raise it with every change of what is built: cached graphs are then made anew
 FORMS: dict[str, type[Portable]] = {"portable": Portable, "sparse": Sparse, "in_place": InPlace}
 TENSORRT_FORMS: dict[str, type[Portable]] = {**FORMS, "plugin": Plugin}  # plain TensorRT alone runs the last
 KINDS = ("step", "decode", "encode")
@@ -50,10 +50,10 @@ MAX_MODEL_BYTES = (1 << 31) - (1 << 24)  # one protobuf message, with room for t
 
 
 def build(world: World, kind: str, batch: int, form: str = "portable", precision: str = "fp32",
-          scales: Mapping[str, float] | None = None) -> ModelProto:
+          scales: Mapping[str, np.ndarray] | None = None) -> ModelProto:
     """The model `kind` (`step`, `decode` or `encode`) of a world for exactly `batch` players.
 
-    form: of the step; precision: see onnx_precision.py; scales: largest activation of every product of the
+    form: of the step; precision: see onnx_precision.py; scales: largest inputs of every product of the
     blocks, which int8 and fp8 need. Checked; its metadata say which world, form, precision and batch it is.
     Raises `EngineError` where the weights do not fit one ONNX file.
     """
@@ -89,7 +89,7 @@ def version() -> str:
 
 
 def build_step(world: World, batch: int, form: str, precision: Precision,
-               scales: Mapping[str, float] | None = None) -> Graph:
+               scales: Mapping[str, np.ndarray] | None = None) -> Graph:
     """One pass of the dynamics; inputs and outputs as in the module's docstring."""
     spec, weights, d = world.spec, world.weights, world.spec.dynamics
     g = Graph("step", precision, scales)

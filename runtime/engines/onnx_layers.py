@@ -27,9 +27,12 @@ from dreamloop.runtime.engines.onnx_precision import (
     INT4_INPUTS,
     LARGEST,
     PRECISIONS,
+    SMOOTHED,
     STORED,
+    TINY,
     Precision,
     quantized,
+    smoothing,
 )
 
 OPSET = 20  # the newest that ONNX Runtime 1.20, OpenVINO 2024 and TensorRT 10 all read
@@ -41,15 +44,15 @@ ROTARY_OPSET = 23  # the first with RMSNormalization and RotaryEmbedding
 class Graph:
     """Nodes and weights of one model under construction. Methods return names of tensors.
 
-    scales: largest activation of each calibrated product, by name of the product's layer; a product
-    that is not among them is not quantised. watched: (name, tensor) of every product that could be.
+    scales: largest values of the inputs of each calibrated product, (in,), by name of the product's layer; a product
+    that is not among them is not quantised. watched: (name, tensor, inputs) of every product that could be.
     """
 
     def __init__(self, name: str, precision: Precision = PRECISIONS["fp32"],
-                 scales: Mapping[str, float] | None = None) -> None:
+                 scales: Mapping[str, np.ndarray] | None = None) -> None:
         self.name, self.precision, self.scales = name, precision, scales or {}
         self.opset = {"int4": 21, "bf16": 22}.get(precision.products, OPSET)  # the first with it
-        self.watched: list[tuple[str, str]] = []
+        self.watched: list[tuple[str, str, int]] = []
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
@@ -147,14 +150,19 @@ def linear(g: Graph, name: str, x: str, weights: dict[str, np.ndarray], tensor: 
 
 def block_linear(g: Graph, name: str, x: str, weights: dict[str, np.ndarray], tensor: str) -> str:
     """`linear` of a block: quantised where the graph's precision says so."""
-    g.watched.append((name, x))
-    products = g.precision.products
-    stored = quantized(weights[f"{tensor}.weight"].T, products) if products in STORED else None
-    if stored is None or (g.precision.calibrated and name not in g.scales):
+    weight, products = weights[f"{tensor}.weight"].T, g.precision.products
+    g.watched.append((name, x, len(weight)))
+    largest = g.scales.get(name) if g.precision.calibrated else None
+    if largest is not None and name.endswith(SMOOTHED):
+        divisor = smoothing(largest, weight)
+        x = g.node("Mul", f"{name}.smoothed", x, g.constant(f"{name}.smoothing", 1.0 / divisor))
+        weight, largest = weight * divisor[:, None], largest / divisor
+    stored = quantized(weight, products) if products in STORED else None
+    if stored is None or (g.precision.calibrated and largest is None):
         return linear(g, name, x, weights, tensor)
     low, (values, scales) = g.low(name, x), stored
-    if g.precision.calibrated:
-        scale = np.asarray(g.scales[name] / LARGEST[products], g.precision.dtype)
+    if largest is not None:
+        scale = np.asarray(max(largest.max(), TINY) / LARGEST[products], g.precision.dtype)
         pair = g.typed(f"{name}.scale", scale), g.typed(f"{name}.zero", np.zeros((), STORED[products]))
         low = g.node("DequantizeLinear", f"{name}.dequantized",
                      g.node("QuantizeLinear", f"{name}.quantized", low, *pair), *pair)
