@@ -21,7 +21,7 @@ play: $(PLAY)
 	@$(BIN)/dreamloop play
 
 test: $(TEST)
-	$(HEADLESS) $(BIN)/pytest
+	$(HEADLESS) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-long: $(TEST)
 	$(HEADLESS) $(BIN)/pytest -m long

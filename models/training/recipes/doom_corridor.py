@@ -1,6 +1,7 @@
 """doom-corridor: ViZDoom's `deadly_corridor` at 160x120, every tic, seven buttons. The player walks, so
-walls and enemies grow and pass by: more latent channels than in the arena. Most enemies are far and small, and
-weighed by their area they were lost (0.18 of them kept, against AAA); each weighs as much as one of 48 pixels."""
+walls and enemies grow and pass by: more latent channels than in the arena. Most enemies are far and small;
+weighed by their area 0.18 of them survive the autoencoder, and 0.19 where each weighs as much as one of 48 pixels (9
+minutes on two cores): so that is not what they lack."""
 
 from __future__ import annotations
 
