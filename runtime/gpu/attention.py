@@ -136,9 +136,7 @@ def attention_kernel(query, keys, values, turned, key_scale, index, count, lengt
         else:
             entry = step // block_tiles
             within = (step % block_tiles) * KEYS + tl.arange(0, KEYS)
-        inside = entry < listed
-        if INTERPRETED:
-            inside = inside & (step < stop)
+        inside = entry < (tl.where(step < stop, listed, 0) if INTERPRETED else listed)
         block = tl.load(index + entry, mask=inside, other=0)
         seen = within < tl.load(length + block, mask=inside, other=0)
         key_row = block * BLOCK_TOKENS + within

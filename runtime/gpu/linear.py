@@ -54,7 +54,7 @@ def moments_kernel(keys, values, length, products, sums, ring_player, ring_head,
     at = (player * heads + head) * key_blocks + block
     tl.store(products + (at * D + d[:, None]) * D + column[None, :], squares,
              mask=(d < D)[:, None] & (column < D)[None, :])
-    tl.store(sums + at * 2 * D + d, of_keys, mask=(d < D) & (stretch == 0))
+    tl.store(sums + at * 2 * D + d, of_keys, mask=d < tl.where(stretch == 0, D, 0))
     tl.store(sums + (at * 2 + 1) * D + column, of_values, mask=column < D)
 
 
