@@ -16,7 +16,7 @@ before decoding, so that small errors of the dynamics decode to small errors of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +31,33 @@ from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.run import Average, Run, train_stage
 from dreamloop.models.training.things import thing_weights, things_kept
 
+FALLEN = 0.7  # share of the stage after which `object_weight` stays at its end
+
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """object_weight, change_weight: see above; object_size: pixels, a thing of fewer weighs as much as one of so
-    many (0: by its area); latent_noise: deviations."""
+    """object_weight, change_weight: see above; object_weight_end: what `object_weight` falls to (None: it stays);
+    object_size: pixels, a thing of fewer weighs as much as one of so many (0: by its area); latent_noise:
+    deviations."""
 
     batch_frames: int = 16
     learning_rate: float = 1.5e-3
     object_weight: float = 8.0
+    object_weight_end: float | None = None
     object_size: int = 0
     change_weight: float = 1.0
     gradient_weight: float = 0.25
     latent_noise: float = 0.15
     ema_decay: float = 0.998
+
+    def later(self, spent: float) -> AutoencoderTraining:
+        """The settings when the share `spent` of the stage is over: `object_weight` falls geometrically to its end,
+        which it reaches at `FALLEN`. A great weight makes small things found, but shows them wherever they might be,
+        in a cloud: a pixel of weight w is lit from a chance of 1 in w on. A small weight shows them where they are."""
+        if self.object_weight_end is None:
+            return self
+        fall = min(spent / FALLEN, 1.0)
+        return replace(self, object_weight=self.object_weight ** (1 - fall) * self.object_weight_end**fall)
 
 
 def channels_last(net: Autoencoder) -> Autoencoder:
@@ -104,7 +117,7 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
         with run.autocast():
             out = decoder(raw + noise * net.latent_std[:, None, None])
         error = out.float() - pixels
-        loss = (fidelity(settings, out.float(), pixels, before, objects)
+        loss = (fidelity(settings.later(spent), out.float(), pixels, before, objects)
                 + settings.gradient_weight * gradient_loss(error))
         loss.backward()
         return {"loss": loss, "mse": error.square().mean()}

@@ -84,20 +84,21 @@ class TorchEngine:
 
 class CompiledTorchEngine(TorchEngine):
     """The torch engine with its networks compiled by `torch.compile`, for one player. Compiling takes minutes, so
-    `dreamloop bench` compares with it and nothing plays on it. mode: of torch.compile; `reduce-overhead` captures CUDA
-    graphs, for which the ring is marked as staying where it is."""
+    `dreamloop bench` compares with it and nothing plays on it. mode, backend: of torch.compile; mode `reduce-overhead`
+    captures CUDA graphs, for which the ring is marked as staying where it is; backend `eager` traces and compiles
+    nothing, for tests."""
 
     name = "torch-compile"
 
     def __init__(self, world: World, precision: str = "fp32", threads: int | None = None, device: str = "cpu",
-                 mode: str = "default") -> None:
+                 mode: str = "default", backend: str = "inductor") -> None:
         refuse_linear(self.name, world)
         super().__init__(world, precision, threads, device)
         self.mode = mode
         if world.spec.plan.policy == "top_k":
             raise EngineError("engine torch-compile cannot choose blocks while it plays; torch can")
-        self._pass = torch.compile(self._frame, dynamic=False, fullgraph=True, mode=mode)
-        self._decode = torch.compile(self.autoencoder.decode, dynamic=False, fullgraph=True, mode=mode)
+        self._pass = torch.compile(self._frame, dynamic=False, fullgraph=True, mode=mode, backend=backend)
+        self._decode = torch.compile(self.autoencoder.decode, dynamic=False, fullgraph=True, mode=mode, backend=backend)
 
     def _frame(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, ring: Tensor, turns: list[Tensor],
                rows: Tensor, mask: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class CompiledTorchEngine(TorchEngine):
         cos, sin, store_cos, store_sin, sink_cos, sink_sin = turns
         sinks = self.world.spec.memory.sink_frames * self.world.spec.tokens_padded
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, _linear: Tensor | None) -> Tensor:
             keys, values = ring[layer]
             keys.index_copy_(2, rows, rotate(k, store_cos, store_sin)[:, :, 0].to(keys.dtype))
             values.index_copy_(2, rows, v[:, :, 0])

@@ -11,7 +11,7 @@ import pytest
 from worlds import random_frames, tiny_world
 
 from dreamloop.models.core.errors import EngineError
-from dreamloop.runtime.engines.torch_engine import TorchEngine
+from dreamloop.runtime.engines.torch_engine import CompiledTorchEngine, TorchEngine
 
 STEP_BOUND = 1e-5  # of float32 against float64, one step, latents and keys of order one
 
@@ -62,6 +62,13 @@ def test_frames_survive_padding_and_batching(tmp_path: Path) -> None:
     assert decoded.shape == frames.shape and decoded.dtype == np.uint8
     alone = np.concatenate([engine.decode(engine.encode(frame[None])) for frame in frames])
     assert np.abs(decoded.astype(int) - alone).max() <= 1
+
+
+@pytest.mark.parametrize("name", [n for n, over in oracle.SCENARIOS.items() if "top_k" not in str(over)])
+def test_the_compiled_engine_traces_and_steps_as_the_plain_one(tmp_path: Path, name: str) -> None:
+    """Traced whole (`fullgraph`), with nothing compiled: what `dreamloop bench` times must at least be the same."""
+    error, _ = oracle.step_errors(CompiledTorchEngine(tiny_world(tmp_path, **PLAYED[name]), backend="eager"))
+    assert error <= STEP_BOUND
 
 
 def test_an_unknown_precision_is_one_line(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dreamloop.models.core.spec import ActionSpec, AutoencoderSpec, Button, DynamicsSpec, MemorySpec, WorldSpec
 from dreamloop.models.training.autoencoder import AutoencoderTraining
+from dreamloop.models.training.distillation.regression import Rollouts
 from dreamloop.models.training.distillation.scoring import Scoring
 from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.recipes import Recipe
@@ -26,10 +27,10 @@ PONG = Recipe(
         memory=MemorySpec(window_frames=8)),
     record_frames=100_000,
     held_out_frames=12_000,
-    minutes=44.0,
-    shares={"autoencoder": 0.14, "dynamics": 0.42, "scoring": 0.39, "judges": 0.05},
+    minutes=76.0,
+    shares={"autoencoder": 0.19, "dynamics": 0.36, "scoring": 0.41, "judges": 0.04},
     gates={"autoencoder.psnr": 28.0, "autoencoder.objects_kept": 0.9,
            "dynamics.shuffle_ratio": 1.05, "scoring.shuffle_ratio": 1.05},
-    autoencoder=AutoencoderTraining(object_weight=32.0, object_size=64, change_weight=4.0),
-    dynamics=DynamicsTraining(batch_clips=5, object_weight=8.0),
-    distillation=(Scoring(),))
+    autoencoder=AutoencoderTraining(object_weight=32.0, object_weight_end=2.0, object_size=64, change_weight=4.0),
+    dynamics=DynamicsTraining(batch_clips=5, object_weight=8.0, history_noise=0.15),
+    distillation=(Scoring(rollouts=Rollouts(batch_clips=3, grow=1.0), rollout_share=0.4, rollouts_from=0.15),))
