@@ -30,7 +30,7 @@ def toy_recipe(recipe: Recipe, **fields: object) -> Recipe:
             "dynamics": DynamicsSpec(width=32, layers=1, heads=2, mlp_width=64, patch=recipe.spec.dynamics.patch),
             "memory": MemorySpec(window_frames=6, dilated_frames=2, dilation=4), **fields})  # type: ignore[arg-type]
     return dataclasses.replace(
-        recipe, spec=spec, record_frames=120, held_out_frames=60, gates={},
+        recipe, spec=spec, record_frames=120, held_out_frames=60, gates={}, begin_from="",
         shares={stage: 0.2 for stage in ("autoencoder", "dynamics", "self_rollout", "decoder", "judges")},
         polish=recipe.polish and Polish(batch_frames=4, dreams=2, dream_frames=CLIP_FRAMES),
         autoencoder=dataclasses.replace(recipe.autoencoder, batch_frames=4),

@@ -34,7 +34,7 @@ from dreamloop.models.core.spec import PlanSpec, WorldSpec
 from dreamloop.models.networks.linear import attend_skipped, in_blocks, in_frames
 
 NORM_EPSILON = 1e-6
-STRETCH_FRAMES = 12  # frames whose queries share one attention call over a clip
+STRETCH_FRAMES = 12  # at most so many frames' queries share one attention call over a clip
 Attend = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -187,8 +187,9 @@ class SequenceGeometry:
         mask = seen[block][:, block]
         self.mask = torch.from_numpy(mask).to(device)
         self.stretches = []
-        for row in range(0, len(mask), STRETCH_FRAMES * spec.tokens):
-            rows = slice(row, min(row + STRETCH_FRAMES * spec.tokens, len(mask)))
+        stretch = min(STRETCH_FRAMES, spec.memory.slots) * spec.tokens  # more rows than a row sees keys: mostly masked
+        for row in range(0, len(mask), stretch):
+            rows = slice(row, min(row + stretch, len(mask)))
             self.stretches.append((rows, slice(int(mask[rows].any(axis=0).argmax()), rows.stop)))
         self.block_tokens, self.written, self.share = spec.block_tokens, None, None
         if spec.plan.linear:

@@ -26,8 +26,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames, to_pixels
 from dreamloop.models.training.data import LatentClips, Recording
+from dreamloop.models.training.inherit import inherited
 from dreamloop.models.training.run import Average, Run, train_stage
 from dreamloop.models.training.things import thing_weights, things_kept
 
@@ -100,10 +102,14 @@ def sample_batch(run: Run, spec: WorldSpec, data: Recording, rng: np.random.Gene
 
 
 def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, seconds: float,
-                      data: Recording, held_out: Recording) -> dict[str, float]:
-    """Train for `seconds`, leave the averaged weights in `autoencoder.ckpt`; returns figures."""
+                      data: Recording, held_out: Recording, begin: World | None = None) -> dict[str, float]:
+    """Train for `seconds`, leave the averaged weights in `autoencoder.ckpt`; returns figures. begin: a world whose
+    weights are the first ones."""
     torch.manual_seed(0)
-    net = channels_last(Autoencoder(spec).to(run.device))
+    net = Autoencoder(spec)
+    if begin is not None:
+        net.load_state_dict(inherited(begin, spec, "autoencoder"))
+    net = channels_last(net.to(run.device))
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
     encoder, decoder = run.compiled(net.encoder), run.compiled(net.decoder)
 

@@ -90,7 +90,8 @@ class LatentClips:
     def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`count` clips: latents (count, clip_frames + 1, C, h, w) float32, whose first entry is the
         frame before the clip; the actions that led to the others (count, clip_frames, A), and the
-        others' objects (count, clip_frames, h, w) float32."""
+        others' objects (count, clip_frames, h, w) float32: where a thing is or has just been, for one that is
+        left behind where it was is as wrong as one that is missing where it went."""
         episodes = rng.choice(len(self._starts), count, p=self._starts / self._starts.sum())
         z, a, o = [], [], []
         for episode in episodes:
@@ -98,5 +99,6 @@ class LatentClips:
             z.append(self.latents[episode][first : first + self.clip_frames + 1])
             after = slice(first + 1, first + self.clip_frames + 1)
             a.append(self.actions[episode][after])
-            o.append(self.objects[episode][after])
+            of = self.objects[episode][first : first + self.clip_frames + 1]
+            o.append(of[1:] | of[:-1])
         return np.stack(z).astype(np.float32), np.stack(a), np.stack(o).astype(np.float32)

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from dreamloop.models.core import conditioning
 from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.core.world import World
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.models.networks.ring import RingPass
 from dreamloop.models.training.data import LatentClips
+from dreamloop.models.training.inherit import inherited
 from dreamloop.models.training.run import Run, train_stage
 
 MEASURED_FRAMES = 24  # of a clip, for a stage's figures: eight real ones and sixteen of a rollout
@@ -152,10 +154,13 @@ class ClipTrainer:
 
 
 def train_dynamics(run: Run, spec: WorldSpec, settings: DynamicsTraining, seconds: float, clips: LatentClips,
-                   held_out: LatentClips) -> dict[str, float]:
-    """Stage `dynamics`; leaves its averaged weights in `dynamics.ckpt`, returns `measure`'s figures."""
+                   held_out: LatentClips, begin: World | None = None) -> dict[str, float]:
+    """Stage `dynamics`; leaves its averaged weights in `dynamics.ckpt`, returns `measure`'s figures. begin: a world
+    whose weights are the first ones."""
     torch.manual_seed(1)
     trainer = ClipTrainer(run, spec, settings)
+    if begin is not None:
+        trainer.net.load_state_dict(inherited(begin, spec, "dynamics"))
     values = train_stage(run, "dynamics", trainer.net,
                          optimizers_for(trainer.net, settings.learning_rate, settings.matrix_learning_rate), seconds,
                          lambda rng, spent: trainer.parallel_step(clips, rng, spent), settings.ema_decay,

@@ -62,6 +62,7 @@ def card(spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any] | N
         f"| command | `{record.get('command', 'dreamloop train ' + record['recipe'])}` |",
         f"| data | {recorded.get('train_frames', 0):.0f} frames in {recorded.get('train_episodes', 0):.0f} episodes, "
         "recorded by the same command; other seeds held out |",
+        *([f"| first weights | those of {record['begins_from']} |"] if "begins_from" in record else []),
         f"| hardware | {record.get('hardware', 'not noted')} |",
         f"| training time | {sum(s.get('minutes', 0.0) for s in stages.values()):.0f} minutes |",
         f"| autoencoder | {a.downsample}x down, {a.latent_channels} channels, widths {'/'.join(map(str, a.widths))} |",

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import torch
 
 from dreamloop.models.core.errors import GameError
+from dreamloop.models.core.world import load_world
 from dreamloop.models.training import recording
 from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
 from dreamloop.models.training.data import LatentClips, Recording
@@ -46,12 +47,15 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     recorded = _record(run, chosen, player, Path(recordings) if recordings else None)
     data, held_out = Recording(recorded, "train"), Recording(recorded, "held_out")
     spec, shares = chosen.spec, chosen.shares
+    begin = load_world(chosen.begin_from) if chosen.begin_from else None
+    if begin is not None:
+        run.record["begins_from"] = f"{begin.name} ({begin.hash[:8]})"
 
     def stage(name: str, work: Callable[[float], dict[str, float]]) -> None:
         if not run.finished(name):
             _gate(run, chosen, name, work(seconds * shares[name]), seconds * shares[name])
 
-    stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out))
+    stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out, begin))
     stages = ["dynamics", *(method.name for method in chosen.distillation)]
 
     def clips(frames: int) -> list[LatentClips]:
@@ -59,7 +63,8 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
                 for split, part in (("train", data), ("held_out", held_out))]
 
     if not run.finished(stages[-1]):
-        stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames)))
+        stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames),
+                                                   begin=begin))
         for before, method in zip(stages, chosen.distillation, strict=False):
             stage(method.name, partial(_distil, run, chosen, before, method, clips))
     if (polish := chosen.polish) is not None:

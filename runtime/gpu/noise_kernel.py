@@ -50,5 +50,5 @@ def normal(seeds: Tensor, frames: Tensor, count: int, index: int = 0) -> Tensor:
     """As `noise.normal`."""
     out = torch.empty(len(seeds), count, dtype=torch.float32, device=seeds.device)
     grid = (len(seeds), triton.cdiv(-(-count // 4), BLOCK))
-    _normal[grid](seeds, frames, out, count, index, BLOCK=BLOCK)
+    _normal[grid](seeds, frames, out, count, index, BLOCK)
     return out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from dreamloop.models.core.spec import (
@@ -132,10 +132,9 @@ CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
     "schedule_top_k": (schedule, {"policy": "top_k"})}
 
 
-def ptxas(arch: int) -> str | None:
-    """The assembler that comes with Triton (a second one for the newest architectures), or the system's."""
-    found = {path.name: str(path) for path in Path(triton.__file__).parent.rglob("ptxas*") if path.is_file()}
-    return found.get("ptxas-blackwell" if arch >= 100 else "ptxas") or found.get("ptxas") or shutil.which("ptxas")
+def ptxas(arch: int) -> str:
+    """The assembler that Triton itself takes for an architecture: it has two, and which one is a matter of its version."""
+    return str(get_ptxas(arch).path)
 
 
 def compiled(kernel: Any, arguments: dict[str, Any], options: dict[str, Any], arch: int) -> dict[str, Any]:
@@ -153,16 +152,15 @@ def compiled(kernel: Any, arguments: dict[str, Any], options: dict[str, Any], ar
     made = triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", arch, 32),
                           options=options)
     report = {"shared": made.metadata.shared, "scratch": made.metadata.global_scratch_size}
-    if tool := ptxas(arch):
-        target = re.search(r"\.target (sm_\w+)", made.asm["ptx"])
-        assert target
-        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-            file.write(made.asm["ptx"])
-            file.flush()
-            done = subprocess.run([tool, "-v", f"-arch={target[1]}", file.name, "-o", "/dev/null"], check=True,
-                                  capture_output=True, text=True)
-        report["spilled"] = sum(map(int, re.findall(r"(\d+) bytes spill", done.stderr)))
-        report["registers"] = int(re.findall(r"Used (\d+) registers", done.stderr)[0])
+    target = re.search(r"\.target (sm_\w+)", made.asm["ptx"])
+    assert target
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(made.asm["ptx"])
+        file.flush()
+        done = subprocess.run([ptxas(arch), "-v", f"-arch={target[1]}", file.name, "-o", "/dev/null"], check=True,
+                              capture_output=True, text=True)
+    report["spilled"] = sum(map(int, re.findall(r"(\d+) bytes spill", done.stderr)))
+    report["registers"] = int(re.findall(r"Used (\d+) registers", done.stderr)[0])
     return report
 
 

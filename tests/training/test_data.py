@@ -75,7 +75,7 @@ def clips(lengths: tuple[int, ...], clip_frames: int) -> LatentClips:
     latents = [np.stack([np.full((1, 1), number), np.full((1, 1), t)])
                for number, length in enumerate(lengths) for t in range(length)]
     ends = np.cumsum(lengths)[:-1]
-    shown = [np.array(z).max(axis=1) % 2 == 1 for z in np.split(np.stack(latents), ends)]
+    shown = [np.array(z).max(axis=1) % 4 == 1 for z in np.split(np.stack(latents), ends)]
     return LatentClips([part.astype(np.float16) for part in np.split(np.stack(latents), ends)],
                        [episode(number, length).actions for number, length in enumerate(lengths)], shown, clip_frames)
 
@@ -91,7 +91,8 @@ def test_clips_are_runs_of_one_episode_with_the_action_that_led_to_each_frame() 
     assert (np.diff(times, axis=1) == 1).all()
     np.testing.assert_array_equal(actions[:, :, 0], numbers[:, 1:])
     np.testing.assert_array_equal(actions[:, :, 1], times[:, 1:])
-    np.testing.assert_array_equal(objects[:, :, 0, 0], np.maximum(numbers, times)[:, 1:] % 2)
+    shown = np.maximum(numbers, times) % 4 == 1
+    np.testing.assert_array_equal(objects[:, :, 0, 0], shown[:, 1:] | shown[:, :-1])  # there, or just left
 
 
 def test_every_clip_of_every_long_enough_episode_comes_up_alike_often() -> None:

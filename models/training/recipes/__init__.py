@@ -19,7 +19,7 @@ class Recipe:
     by stage; gates: least figure by `stage.figure` (the run stops below it); distillation: what follows
     stage `dynamics`, one stage each, by its name; the last one's network is the world's; polish: what stage
     `decoder` does after them, if anything; game: what `open_game` takes, where the name in the spec is not
-    enough (a folder's path)."""
+    enough (a folder's path); begin_from: the world in the zoo whose weights are the first ones (inherit.py)."""
 
     spec: WorldSpec
     record_frames: int
@@ -32,6 +32,7 @@ class Recipe:
     distillation: tuple[Method, ...] = (SelfRollout(),)
     polish: Polish | None = None
     game: str = ""
+    begin_from: str = ""
 
     def __post_init__(self) -> None:
         for name, frames in (("dynamics", self.dynamics.clip_frames),

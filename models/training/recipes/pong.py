@@ -10,6 +10,8 @@ ball fade.
 
 from __future__ import annotations
 
+import math
+
 from dreamloop.models.core.spec import ActionSpec, AutoencoderSpec, Button, DynamicsSpec, MemorySpec, WorldSpec
 from dreamloop.models.training.autoencoder import AutoencoderTraining
 from dreamloop.models.training.distillation.regression import Rollouts
@@ -24,13 +26,14 @@ PONG = Recipe(
                             Button("down", ("ArrowDown", "KeyS"), ("button13",)))),
         autoencoder=AutoencoderSpec(latent_channels=16, widths=(48, 96), encoder_blocks=(1, 1), decoder_blocks=(1, 2)),
         dynamics=DynamicsSpec(width=192, layers=6, heads=4, mlp_width=576, patch=2),
-        memory=MemorySpec(window_frames=8)),
+        memory=MemorySpec(window_frames=6)),
     record_frames=100_000,
     held_out_frames=12_000,
-    minutes=76.0,
-    shares={"autoencoder": 0.19, "dynamics": 0.36, "scoring": 0.41, "judges": 0.04},
+    minutes=115.0,  # of one core
+    shares={"autoencoder": 0.09, "dynamics": 0.42, "scoring": 0.45, "judges": 0.04},
     gates={"autoencoder.psnr": 28.0, "autoencoder.objects_kept": 0.9,
            "dynamics.shuffle_ratio": 1.05, "scoring.shuffle_ratio": 1.05},
     autoencoder=AutoencoderTraining(object_weight=32.0, object_weight_end=2.0, object_size=64, change_weight=4.0),
-    dynamics=DynamicsTraining(batch_clips=5, object_weight=8.0, history_noise=0.15),
-    distillation=(Scoring(rollouts=Rollouts(batch_clips=3, grow=1.0), rollout_share=0.4, rollouts_from=0.15),))
+    dynamics=DynamicsTraining(batch_clips=5, object_weight=12.0, history_noise=0.3),
+    distillation=(Scoring(rollouts=Rollouts(batch_clips=4, shortest=4, grow=math.inf), rollout_share=0.25,
+                          rollouts_from=0.15),))
