@@ -41,7 +41,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     with packages("training", "train,games,eval"):
         from dreamloop.demos import making
         folder, game = making.train(args.recipe, args.game, args.minutes, args.device, args.resume, args.run_folder,
-                                    args.policy, args.recordings)
+                                    args.policy, args.recordings, args.begin)
         from dreamloop.models.core.world import load_world
         from dreamloop.models.training import packing
         from dreamloop.runtime.evaluate import evaluate
@@ -63,6 +63,8 @@ def add_train(verb: AddVerb) -> None:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     add_policy(train, "random, sticky or module:function")
     train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")
+    train.add_argument("--begin", metavar="WORLD",
+                       help="begin from the weights of this world, of the same sizes (default: the recipe's, if any)")
     train.add_argument("--run-folder", metavar="OUT", help="where checkpoints lie (default: the recipe's)")
 
 

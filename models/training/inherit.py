@@ -16,11 +16,12 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import ActionSpec, WorldSpec, weight_shapes
 from dreamloop.models.core.world import World
 
+PARTS = ("autoencoder", "dynamics")
 BY_KEY = ("dynamics.action.weight", "dynamics.condition.first.weight")  # keys are their first columns
 
 
 def inherited(world: World, spec: WorldSpec, part: str) -> dict[str, Tensor]:
-    """The weights of `part` (`autoencoder` or `dynamics`) for a world of `spec`, by the names of the network's
+    """The weights of one of `PARTS` for a world of `spec`, by the names of the network's
     `state_dict`. Raises `DreamloopError` where a tensor has another shape."""
     weights = {}
     for name, shape in weight_shapes(spec).items():

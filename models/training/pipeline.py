@@ -24,38 +24,43 @@ from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.dynamics import train_dynamics
 from dreamloop.models.training.games import Player
+from dreamloop.models.training.inherit import PARTS, inherited
 from dreamloop.models.training.judges import save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.polish import train_decoder
-from dreamloop.models.training.recipes import Recipe, recipe
+from dreamloop.models.training.recipes import Recipe, beginning_from, recipe
 from dreamloop.models.training.run import GateError, Run
 
 
 def train(name: str | Recipe, minutes: float | None = None, device: str | None = None, resume: bool = False,
           run_folder: str | Path | None = None, player: Player | None = None,
-          recordings: str | Path | None = None) -> Path:
+          recordings: str | Path | None = None, begin: str | None = None) -> Path:
     """Train a world; returns the packed folder. minutes: time for all stages but the recording
     (default: the recipe's); device: `cpu` or `cuda` (default: cuda where there is one); player: who
     records, instead of the game's own players; recordings: a folder that `record` has filled, whose
-    training episodes are then all there are."""
+    training episodes are then all there are; begin: a world whose weights are the first ones."""
     chosen = recipe(name) if isinstance(name, str) else name
+    if begin:
+        chosen = beginning_from(chosen, begin)
     folder = Path(run_folder or Path("runs") / chosen.spec.name)
     run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
     what = f"--game {unquote(chosen.spec.game)}" if chosen.game else chosen.spec.name
-    run.record["command"] = f"dreamloop train {what} --minutes {seconds / 60:g}"
+    run.record["command"] = f"dreamloop train {what}{f' --begin {begin}' if begin else ''} --minutes {seconds / 60:g}"
+    first = load_world(chosen.begin_from) if chosen.begin_from else None
+    if first is not None:
+        for part in PARTS:  # refused before anything is recorded
+            inherited(first, chosen.spec, part)
+        run.record["begins_from"] = f"{first.name} ({first.hash[:8]})"
     recorded = _record(run, chosen, player, Path(recordings) if recordings else None)
     data, held_out = Recording(recorded, "train"), Recording(recorded, "held_out")
     spec, shares = chosen.spec, chosen.shares
-    begin = load_world(chosen.begin_from) if chosen.begin_from else None
-    if begin is not None:
-        run.record["begins_from"] = f"{begin.name} ({begin.hash[:8]})"
 
     def stage(name: str, work: Callable[[float], dict[str, float]]) -> None:
         if not run.finished(name):
             _gate(run, chosen, name, work(seconds * shares[name]), seconds * shares[name])
 
-    stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out, begin))
+    stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out, first))
     stages = ["dynamics", *(method.name for method in chosen.distillation)]
 
     def clips(frames: int) -> list[LatentClips]:
@@ -64,7 +69,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
 
     if not run.finished(stages[-1]):
         stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames),
-                                                   begin=begin))
+                                                   begin=first))
         for before, method in zip(stages, chosen.distillation, strict=False):
             stage(method.name, partial(_distil, run, chosen, before, method, clips))
     if (polish := chosen.polish) is not None:

@@ -51,15 +51,17 @@ class Tiles:
     stages: int
 
 
-def tiles_of(head_size: int, query_tokens: int, block_tokens: int) -> Tiles:
+def tiles_of(head_size: int, query_tokens: int, block_tokens: int, dtype: torch.dtype = torch.bfloat16) -> Tiles:
     """Tiles that fit the shared memory of every architecture from sm_80 on (99 KB on sm_89 and sm_120).
 
-    query_tokens: rows that share a list, a block's or, where all rows have one list, a frame's.
+    query_tokens: rows that share a list, a block's or, where all rows have one list, a frame's; dtype: of the ring.
     """
-    queries = min(max(triton.next_power_of_2(query_tokens), 16), 128 if head_size <= 128 else 64)
-    keys = 64 if head_size <= 128 else 32
-    return Tiles(queries, keys, block_tokens < keys, 4 if queries * head_size <= 64 * 128 else 8,
-                 3 if head_size <= 64 else 2)
+    if dtype == torch.float32:  # no tensor core multiplies it unrounded, and larger tiles spill
+        most, keys, stages = 32, 32, 2
+    else:
+        most, keys, stages = (128, 64, 3 if head_size <= 64 else 2) if head_size <= 128 else (64, 32, 2)
+    queries = min(max(triton.next_power_of_2(query_tokens), 16), most)
+    return Tiles(queries, keys, block_tokens < keys, 4 if queries * head_size <= 64 * 128 else 8, stages)
 
 
 def splits_of(programs: int, key_tiles: int, values: int, processors: int = PROCESSORS) -> int:
@@ -202,7 +204,8 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
     assert lists.stride(3) == plan.length.stride(1) == 1 and rows in (1, geometry.parts)
     assert turned is None or (turned.is_contiguous() and keys is None), "narrow keys hold the turned sinks already"
     query_tokens = geometry.block_tokens if rows > 1 else t
-    tiles, wide = tiles_of(d, query_tokens, geometry.block_tokens), max(triton.next_power_of_2(d), 32)
+    tiles = tiles_of(d, query_tokens, geometry.block_tokens, layer.dtype)
+    wide = max(triton.next_power_of_2(d), 32)
     programs = rows * triton.cdiv(query_tokens, tiles.queries)
     splits = splits or splits_for(query, plan, geometry)
     out = torch.empty(b, t, h, d, dtype=layer.dtype, device=query.device)
@@ -239,7 +242,7 @@ def splits_for(query: Tensor, plan: DevicePlan, geometry: Geometry) -> int:
     """How many programs share a list, going by its room: how much of it is used is known to the device alone."""
     (b, t, h, d), rows, most = query.shape, *plan.index.shape[2:]
     query_tokens = geometry.block_tokens if rows > 1 else t
-    tiles = tiles_of(d, query_tokens, geometry.block_tokens)
+    tiles = tiles_of(d, query_tokens, geometry.block_tokens, query.dtype)
     key_tiles = (triton.cdiv(most * geometry.block_tokens, tiles.keys) if tiles.packed
                  else most * triton.cdiv(geometry.block_tokens, tiles.keys))
     processors = PROCESSORS

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from dreamloop.models.core.spec import (
     PlanSpec,
     WorldSpec,
 )
-from dreamloop.runtime.gpu import fused
+from dreamloop.runtime.gpu import fused, noise_kernel
 from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Skipped, Turns
 
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64", torch.int8: "i8",
@@ -49,23 +48,27 @@ def ints(*shape: int) -> Tensor:
     return meta(*shape, dtype=torch.int32)
 
 
-def wan(policy: str = "radial", block_tokens: int = 120) -> WorldSpec:
+MEMORY = MemorySpec(20, sink_frames=1, max_age=40)
+DILATED = MemorySpec(6, sink_frames=2, dilated_frames=3, dilation=3, max_age=40)
+
+
+def wan(policy: str = "radial", block_tokens: int = 120, memory: MemorySpec = MEMORY) -> WorldSpec:
     """Sizes of wan-1.3b: 1,560 tokens a frame."""
     return WorldSpec("wan", "none", 480, 832, 30.0, ActionSpec((Button("a"),)),
                      AutoencoderSpec(16, (8, 8), (1, 1), (1, 1)), DynamicsSpec(1536, 30, 12, 8960, patch=2),
-                     MemorySpec(20, sink_frames=1, max_age=40),
-                     PlanSpec(policy, 3 if policy == "radial" else 0, block_tokens, 40 if policy == "top_k" else 0))
+                     memory, PlanSpec(policy, 3 if policy in ("radial", "window") else 0, block_tokens, 40 if policy == "top_k" else 0))
 
 
 def attend(t: int, block: int, h: int, g: int, d: int, slots: int = 21, shared: bool = False, turned: bool = False,
-           narrow: torch.dtype | None = None, splits: int = 1) -> None:
+           narrow: torch.dtype | None = None, splits: int = 1, dtype: torch.dtype = torch.bfloat16) -> None:
     geometry = Geometry(t, block, -(-t // block), 1 if turned else 0)
     blocks, rows = slots * geometry.parts, 1 if shared else geometry.parts
-    layer = meta(2, 1, g, slots * geometry.stride, d)
+    layer = meta(2, 1, g, slots * geometry.stride, d, dtype=dtype)
     keys = NarrowKeys(meta(1, g, slots * geometry.stride, d, dtype=narrow),
                       meta(1, g, slots * geometry.stride, dtype=torch.float32)) if narrow else None
-    fused.sparse_attention(meta(1, t, h, d), layer, DevicePlan(ints(1, 1, rows, blocks), ints(1, 1, rows),
-                           ints(1, blocks)), geometry, meta(1, g, geometry.stride, d) if turned else None, keys, splits)
+    fused.sparse_attention(meta(1, t, h, d, dtype=dtype), layer,
+                           DevicePlan(ints(1, 1, rows, blocks), ints(1, 1, rows), ints(1, blocks)), geometry,
+                           meta(1, g, geometry.stride, d, dtype=dtype) if turned else None, keys, splits)
 
 
 def heads(policy: str) -> None:
@@ -103,8 +106,12 @@ def linear(t: int, block: int, h: int, g: int, d: int, dtype: torch.dtype = torc
                       meta(2, 1, g, slots * geometry.stride, d, dtype=dtype), skipped, geometry, meta(h, d, d))
 
 
-def schedule(policy: str) -> None:
-    fused.slot_and_plan(wan(policy), meta(1, dtype=torch.int64), meta(1, dtype=torch.int64))
+def schedule(policy: str, memory: MemorySpec = MEMORY) -> None:
+    fused.slot_and_plan(wan(policy, memory=memory), meta(1, dtype=torch.int64), meta(1, dtype=torch.int64))
+
+
+def noise(players: int) -> None:
+    noise_kernel.normal(meta(players, dtype=torch.int64), meta(players, dtype=torch.int64), 1280)
 
 
 CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
@@ -115,6 +122,10 @@ CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
     "rows": (rows, {}),
     "linear_wan": (linear, {"t": 1560, "block": 120, "h": 12, "g": 12, "d": 128}),
     "schedule_radial": (schedule, {"policy": "radial"}),
+    "schedule_dilated": (schedule, {"policy": "window", "memory": DILATED}),
+    "noise": (noise, {"players": 64}),
+    "attention_arena_fp32": (attend, {"t": 80, "block": 80, "h": 4, "g": 4, "d": 64, "slots": 16, "shared": True,
+                                      "dtype": torch.float32}),
     "attention_wan_one_list": (attend, {"t": 1560, "block": 1560, "h": 12, "g": 12, "d": 128, "shared": True,
                                         "turned": True}),
     "attention_wan_split": (attend, {"t": 1560, "block": 128, "h": 12, "g": 12, "d": 128, "shared": True,

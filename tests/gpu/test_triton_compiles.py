@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("triton", reason="triton comes with dreamloop[gpu]")
 SCRIPT = Path(__file__).with_name("ahead_of_time.py")
 SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}  # of a program, CUDA programming guide
-QUICK = ("attention_wan_int8", "narrow_int8", "attention_arena", "heads_top_k", "rows_fp8", "schedule_radial",
-         "linear_wan")
+QUICK = ("attention_wan_int8", "narrow_int8", "attention_arena", "attention_arena_fp32", "heads_top_k", "rows_fp8",
+         "schedule_radial", "schedule_dilated", "noise", "linear_wan")
 
 
 @pytest.mark.parametrize(("arch", "names"), [

@@ -16,7 +16,7 @@ from dreamloop.models.core.spec import ActionSpec, Button, MemorySpec, PlanSpec,
 from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.dit import Dynamics
-from dreamloop.models.training.inherit import inherited
+from dreamloop.models.training.inherit import PARTS, inherited
 from dreamloop.models.training.recipes import recipe
 
 OTHER_KEYS = ActionSpec((Button("forward"), Button("attack"), Button("turn_left")))
@@ -66,5 +66,5 @@ def test_another_size_is_refused_by_name(first: World) -> None:
 def test_the_corridor_can_begin_from_the_arena_that_ships() -> None:
     from dreamloop.models import load_world
     chosen = recipe("doom-corridor")
-    for part in ("autoencoder", "dynamics"):
+    for part in PARTS:
         assert inherited(load_world(chosen.begin_from), chosen.spec, part)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from toys import CLIP_FRAMES, toy_recipe
+from worlds import random_weights
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import PlanSpec
-from dreamloop.models.core.world import World, load_world
+from dreamloop.models.core.world import World, load_world, save_world
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.inverse_dynamics import load_judge
 from dreamloop.models.training import pipeline
@@ -108,6 +109,23 @@ def test_a_recipe_with_clips_too_short_for_its_figures_is_refused_before_anythin
     short = dataclasses.replace(TOY.dynamics, clip_frames=20)
     with pytest.raises(DreamloopError, match="clips of stage dynamics have 20 frames; its figures need 24"):
         dataclasses.replace(TOY, dynamics=short)
+
+
+def test_a_world_begins_from_anothers_weights_and_its_card_says_so(tmp_path: Path) -> None:
+    starts = np.zeros((1, 120, 160, 3), np.uint8)
+    save_world(tmp_path / "first", TOY.spec, random_weights(TOY.spec), starts, "")
+    first = load_world(tmp_path / "first")
+    folder = pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run", begin=str(tmp_path / "first"))
+    world = load_world(folder)
+    assert f"| first weights | those of toy-arena ({first.hash[:8]}) |" in world.card and "--begin " in world.card
+    for name in ("autoencoder.encoder.stem.weight", "dynamics.blocks.0.qkv.weight"):
+        assert np.corrcoef(world.weights[name].ravel(), first.weights[name].ravel())[0, 1] > 0.9
+
+
+def test_a_world_of_other_sizes_is_no_beginning_and_nothing_is_recorded(tmp_path: Path) -> None:
+    with pytest.raises(DreamloopError, match="toy-arena cannot begin from doom-arena: autoencoder"):
+        pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run", begin="doom-arena")
+    assert not (tmp_path / "run" / "recording").exists()
 
 
 @pytest.mark.long

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
@@ -19,7 +19,8 @@ class Recipe:
     by stage; gates: least figure by `stage.figure` (the run stops below it); distillation: what follows
     stage `dynamics`, one stage each, by its name; the last one's network is the world's; polish: what stage
     `decoder` does after them, if anything; game: what `open_game` takes, where the name in the spec is not
-    enough (a folder's path); begin_from: the world in the zoo whose weights are the first ones (inherit.py)."""
+    enough (a folder's path); begin_from: the world (of the zoo, or a folder) whose weights are the first ones
+    (inherit.py)."""
 
     spec: WorldSpec
     record_frames: int
@@ -44,6 +45,14 @@ class Recipe:
     def game_name(self) -> str:
         """What `open_game` takes."""
         return self.game or self.spec.game
+
+
+def beginning_from(recipe: Recipe, world: str) -> Recipe:
+    """The recipe with the weights of `world` as the first ones, and gentler rates, for they are not random."""
+    a, d = recipe.autoencoder, recipe.dynamics
+    return replace(
+        recipe, begin_from=world, autoencoder=replace(a, learning_rate=a.learning_rate * 2 / 3),
+        dynamics=replace(d, learning_rate=d.learning_rate / 2, matrix_learning_rate=d.matrix_learning_rate / 2))
 
 
 def recipes() -> dict[str, Recipe]:

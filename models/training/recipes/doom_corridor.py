@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from dreamloop.models.training.autoencoder import AutoencoderTraining
-from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.games.doom_keys import WALK, doom_actions
+from dreamloop.models.training.recipes import beginning_from
 from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
 
-DOOM_CORRIDOR = dataclasses.replace(
+DOOM_CORRIDOR = beginning_from(dataclasses.replace(
     DOOM_ARENA,
     spec=dataclasses.replace(DOOM_ARENA.spec, name="doom-corridor", game="doom-corridor",
                              actions=doom_actions(*WALK, "attack")),
-    begin_from="doom-arena",
     minutes=115.0,  # of one core
-    shares={"autoencoder": 0.15, "dynamics": 0.16, "scoring": 0.51, "decoder": 0.11, "judges": 0.07},
-    autoencoder=AutoencoderTraining(learning_rate=1e-3),
-    # half of the rates that begin from nothing, for the matrices are not random
-    dynamics=DynamicsTraining(learning_rate=1e-3, matrix_learning_rate=1e-2))
+    shares={"autoencoder": 0.15, "dynamics": 0.16, "scoring": 0.51, "decoder": 0.11, "judges": 0.07}), "doom-arena")

@@ -30,7 +30,7 @@ PONG = Recipe(
     record_frames=100_000,
     held_out_frames=12_000,
     minutes=115.0,  # of one core
-    shares={"autoencoder": 0.09, "dynamics": 0.42, "scoring": 0.45, "judges": 0.04},
+    shares={"autoencoder": 0.155, "dynamics": 0.385, "scoring": 0.42, "judges": 0.04},
     gates={"autoencoder.psnr": 28.0, "autoencoder.objects_kept": 0.9,
            "dynamics.shuffle_ratio": 1.05, "scoring.shuffle_ratio": 1.05},
     autoencoder=AutoencoderTraining(object_weight=32.0, object_weight_end=2.0, object_size=64, change_weight=4.0),
