@@ -3,11 +3,11 @@
     dreamloop bench --device cuda --out gpu-figures --json
     dreamloop bench --device cpu --toy --out rehearsal          # every section at toy size, without a GPU
 
-Sections, one after the other: what the machine reaches (products, copies), each kernel against its twin, the steps of a
-world by engine, the attention sweep, lists split over programs (not at toy size), the presets, players in one step,
-action to pixels. What is wrong is not timed. A section that fails, or a row of it, says why under `unavailable` and the
-next one goes on. `report.json` is written anew after every row, so a run that is cut keeps what it has; a section that
-begins after the budget is listed, not run.
+Sections, one after the other: what the machine reaches (products, copies), each kernel against its twin, the attention
+sweep, lists split over programs (not at toy size), the presets, players in one step, action to pixels, and the steps of
+a world by engine, `torch.compile` at the very end, for it takes minutes. What is wrong is not timed. A section that
+fails, or a row of it, says why under `unavailable` and the next one goes on. `report.json` is written anew after every
+row, so a run that is cut keeps what it has; what would begin after the budget is listed, not run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dreamloop.runtime.gpu import kernels_for, why_plain
 BUDGET_S = 480.0
 FRAMES = 300
 PRESET_WINDOWS = {"wan-1.3b": (7, 21), "waypoint-1b": (16,)}
-SECTIONS = ("limits", "kernels", "steps", "sweep", "splits", "presets", "players", "latency_ms")
+SECTIONS = ("limits", "kernels", "sweep", "splits", "presets", "players", "latency_ms", "steps")
 
 
 class Run:
@@ -117,12 +117,8 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
     history = cache(lambda: oracle_steps(world))
     sound = all(row["passed"] for row in run.report.get("kernels", {"none": {"passed": False}}).values())
     if presets is None:
-        run.section("steps", lambda: on_steps.steps(world, device, count, toy, limits, history(), run.left,
-                                                    lambda name, row: run.put("steps", name, row)))
-        sweep = on_kernels.TOY if toy else on_kernels.Sweep()
         if sound:
-            run.section("sweep", lambda: on_kernels.sweep_rows(sweep, place, torch.bfloat16, not toy,
-                                                               lambda: min(run.left(), run.budget_s)))
+            run.section("sweep", lambda: _sweep(run, place, toy))
             if not toy:
                 run.section("splits", lambda: on_kernels.split_rows(place, torch.bfloat16))
         else:
@@ -132,10 +128,17 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
         run.section("players", lambda: on_steps.players(world, device, count, toy, history(), run.left,
                                                         lambda name, row: run.put("players", name, row)))
         run.section("latency_ms", lambda: on_steps.latency(world, device, count, toy, history()))
-    if place.type == "cuda":
-        run.report["peak_gib"] = round(torch.cuda.max_memory_allocated(place) / 2**30, 2)
+        run.section("steps", lambda: on_steps.steps(world, device, count, toy, limits, history(), run.left,
+                                                    lambda name, row: run.put("steps", name, row)))
     run.section("plots", lambda: _plots(run.report, folder))
     return run.report
+
+
+def _sweep(run: Run, device: torch.device, toy: bool) -> None:
+    sweep = on_kernels.TOY if toy else on_kernels.Sweep()
+    for row in on_kernels.sweep_rows(sweep, device, torch.bfloat16, not toy, run.left):
+        run.report.setdefault("sweep", []).append(row)
+        run.save()
 
 
 def _presets(run: Run, device: torch.device, toy: bool, limits: dict[str, float], only: str | None) -> None:
@@ -144,9 +147,7 @@ def _presets(run: Run, device: torch.device, toy: bool, limits: dict[str, float]
             run.put("presets", name, {"unavailable": "no time was left"})
             continue
         try:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats(device)
+            on_steps.forget_others(device)
             run.put("presets", name, on_steps.preset_row(preset, device, precision, limits))
         except Exception as error:  # one that does not fit leaves the others as they are
             run.put("presets", name, {"unavailable": on_steps.one_line(error)})

@@ -7,6 +7,7 @@ The sweep reads a ring of W frames of T tokens with random lists of density d, o
 
     sdpa     torch's attention over every token of the W frames, which have no padding there: the fastest dense one
     flex     FlexAttention, compiled, over the same lists as the sparse kernel and held to the same formula
+    cuda     csrc/cuda over the same lists, where nvcc has built it
     sparse   runtime/gpu, over the lists; a density of 1 is the same kernel over all blocks
     int8     the same with queries and keys in one byte, coding the keys (which a pass does in every layer) included;
     float8   and in the other code
@@ -17,7 +18,7 @@ Splits: a list of all blocks, over one and more programs, and how many the kerne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -31,8 +32,9 @@ from torch.nn import functional
 from dreamloop.models.core import noise as host_noise
 from dreamloop.models.core.conditioning import pass_inputs
 from dreamloop.models.core.spec import WorldSpec
+from dreamloop.runtime.engines.triton_engine import FP8_CAPABILITY
 from dreamloop.runtime.engines.triton_linear import FP8
-from dreamloop.runtime.gpu import kernels_for, noise, plain
+from dreamloop.runtime.gpu import cuda, kernels_for, noise, plain
 from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, Quantise
 
 FLOORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest value of the twin in float64
@@ -95,13 +97,18 @@ def timed_ms(work: Callable[[], object], device: torch.device, inner: int = 10, 
 # -- limits ------------------------------------------------------------------------------------------------
 
 
+def has_fp8(device: torch.device) -> bool:
+    """Whether products in FP8 run there; a CPU makes them by itself."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
+
+
 def limits(device: torch.device, toy: bool) -> dict[str, float]:
     """What this device reaches: products of `bf16` and `fp8` in TFLOP/s, a copy in GB/s (read and written)."""
     n, copied = (256, 1 << 20) if toy else (8192, 1 << 30)
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
     b = torch.randn(n, n, device=device, dtype=torch.bfloat16)
     found = {"bf16": 2e-9 * n**3 / timed_ms(lambda: a @ b, device)}
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9):
+    if has_fp8(device):
         one, a8, b8 = torch.ones(1, device=device), a.to(FP8), b.to(FP8)
         found["fp8"] = 2e-9 * n**3 / timed_ms(
             lambda: torch._scaled_mm(a8, b8.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=a8.is_cuda), device)
@@ -136,9 +143,10 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
     both("modulated_norm", k.modulated_norm, x, shift, scale, twin=plain.modulated_norm)
     both("gate_residual", k.gate_residual, x, y, scale, twin=plain.gate_residual)
     both("gelu", k.gelu, x, twin=plain.gelu)
-    narrow = Quantise(torch.full((1,), 0.02, device=device), FP8)
-    own, its = (module.modulated_norm(x, shift, scale, narrow).double() * 0.02 for module in (k, plain))
-    held("modulated_norm_fp8", own, its, plain.modulated_norm(x.double(), shift.double(), scale.double()))
+    if has_fp8(device):
+        narrow = Quantise(torch.full((1,), 0.02, device=device), FP8)
+        own, its = (module.modulated_norm(x, shift, scale, narrow).double() * 0.02 for module in (k, plain))
+        held("modulated_norm_fp8", own, its, plain.modulated_norm(x.double(), shift.double(), scale.double()))
     slot, plan = k.slot_and_plan(spec, frames)
     inputs = pass_inputs(spec, np.array(FRAMES), np.arange(b, dtype=np.uint64), np.zeros((b, spec.actions.size)))
     expected_slot, expected = plain.slot_and_plan(spec, frames)
@@ -206,9 +214,9 @@ def random_plan(sweep: Sweep, block: int, window: int, density: float,
 
 
 def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: bool,
-               left: Callable[[], float]) -> list[dict[str, Any]]:
-    """One row for each window, block size and density, as far as there is time `left` (seconds)."""
-    k, rows = kernels_for(device), list[dict[str, Any]]()
+               left: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    """One row for each window, block size and density, as it is measured, as far as there is time `left` (seconds)."""
+    k = kernels_for(device)
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -221,7 +229,7 @@ def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: boo
         for block in sweep.blocks:
             for density in (*sweep.densities, 1.0):
                 if left() <= 0:
-                    return rows
+                    return
                 plan, g = random_plan(sweep, block, window, density, device)
                 layer = random(2, 1, sweep.heads, window * g.stride, sweep.head_size)
                 exact = plain.sparse_attention(query.float(), layer.float(), plan, g)
@@ -236,8 +244,10 @@ def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: boo
                                    name)
                 if flex:
                     row |= checked(partial(flex_call, q, layer, plan, g), exact, FLOORS[dtype], device, "flex")
-                rows.append(row)
-    return rows
+                if device.type == "cuda":
+                    row |= checked(partial(partial, cuda.sparse_attention, query, layer, plan, g), exact,
+                                   FLOORS[dtype], device, "cuda")
+                yield row
 
 
 def _narrowed(k: ModuleType, query: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry,
@@ -301,4 +311,6 @@ def flex_call(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry) -> Callab
     mask = BlockMask.from_kv_blocks(*lists(is_tail), *lists(~is_tail), BLOCK_SIZE=(g.block_tokens, g.block_tokens),
                                     mask_mod=written, seq_lengths=(q.shape[2], layer.shape[3]))
     compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda: compiled(q, layer[0], layer[1], block_mask=mask).transpose(1, 2)
+    # its own tiles are of 128 queries, and it refuses blocks that those do not divide
+    tiles = {} if g.block_tokens % 128 == 0 else {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4}
+    return lambda: compiled(q, layer[0], layer[1], block_mask=mask, kernel_options=tiles).transpose(1, 2)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "error_vs_oracle"),
+COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "peak_gib", "error_vs_oracle"),
            "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_bf16_limit", "peak_gib"),
            "players": ("step_ms", "frames_per_s", "times_single", "error_vs_oracle"),
            "splits": ("chosen", "1_ms", "2_ms", "4_ms", "8_ms", "16_ms"),
            "kernels": ("error", "bound", "passed")}
-WIDTH = 150  # of the tables, where the terminal is narrower or there is none
-SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "sparse_ms", "speedup", "wanted", "int8_ms", "float8_ms",
-         "sparse_error", "int8_error", "float8_error", "flex_error")
+WIDTH = 180  # of the tables, where the terminal is narrower or there is none
+SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "cuda_ms", "sparse_ms", "speedup", "wanted", "int8_ms",
+         "float8_ms", "sparse_error", "int8_error", "float8_error", "flex_error", "cuda_error")
 
 
 def show(report: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ def show(report: dict[str, Any]) -> None:
             table(title, ("", *columns), lines)
     if report.get("sweep"):
         table("attention", SWEEP, [tuple(_figure(row.get(c)) for c in SWEEP) for row in report["sweep"]])
-        for name in ("sparse", "int8", "float8", "flex"):
+        for name in ("sparse", "int8", "float8", "flex", "cuda"):
             for why in sorted({row[f"{name}_unavailable"] for row in report["sweep"] if f"{name}_unavailable" in row}):
                 console.print(f"attention, {name}: {why}", highlight=False)
     if report.get("latency_ms"):

@@ -167,12 +167,13 @@ class PresetFrame:
     def captured(self) -> Tensor:
         """What `step` gives, which has run before, by a captured graph: a new one, replayed once."""
         graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(graph):
-            made = self.step()
-        with torch.inference_mode():
+        with torch.inference_mode():  # replaying too: torch may write to what it made for the graph in this mode
+            with torch.cuda.graph(graph):
+                made = self.step()
             made.fill_(torch.nan)  # so that what the graph does not write is seen
-        graph.replay()
-        return made
+            graph.replay()
+            torch.cuda.synchronize(self.device)  # before the graph is gone
+            return made
 
 
 def flop(preset: Preset) -> float:

@@ -8,6 +8,7 @@ screen. The presets' times are those of the device alone.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,9 +27,9 @@ from dreamloop.runtime.engines.triton_engine import TritonEngine
 from dreamloop.runtime.profiler import percentiles
 from dreamloop.runtime.session import Session
 
-VARIANTS = (("torch-eager", "bf16"), ("torch-compile", "bf16"), ("torch-compile-reduce-overhead", "bf16"),
-            ("triton-eager", "bf16"), ("triton", "bf16"), ("triton", "bf16-qk8"), ("triton", "fp8"),
-            ("triton", "fp8-qk8"), ("triton", "fp32"))
+VARIANTS = (("torch-eager", "bf16"), ("triton-eager", "bf16"), ("triton", "bf16"), ("triton", "bf16-qk8"),
+            ("triton", "fp8"), ("triton", "fp8-qk8"), ("triton", "fp32"), ("torch-compile", "bf16"),
+            ("torch-compile-reduce-overhead", "bf16"))
 PRESET_BOUND = 2e-2  # of the largest change that a preset's eager network makes: both run the same kernels
 PLAYERS = (1, 2, 4, 8, 16, 32, 64)
 WARMUP = 20
@@ -54,6 +55,20 @@ def opened(engine: str, precision: str, world: World, device: str, toy: bool) ->
         return CompiledTorchEngine(world, precision, device=device, mode=mode)
     kind = EagerTriton if engine == "triton-eager" else TritonEngine
     return kind(world, precision, device=device, **({"calibration_frames": 6} if toy else {}))
+
+
+def forget_others(device: torch.device) -> None:
+    """Give back what engines before this one held: it would count as memory of the next one, and what the collector
+    finds while that one captures a graph could spoil the graph."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory that was in use since `forget_others`."""
+    return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
 
 
 def verified(engine: Engine, precision: str, history: list[OracleStep], players: int = 1) -> float:
@@ -84,17 +99,23 @@ def step_row(engine: Engine, error: float, frames: int) -> dict[str, Any]:
 def steps(world: World, device: str, frames: int, toy: bool, limits: dict[str, float], history: list[OracleStep],
           left: Left, put: Put) -> None:
     """Every variant of a frame of the world, verified first. put(name, row): takes each as it is measured."""
+    place = torch.device(device)
+    engine: Engine | None = None
     for kind, precision in VARIANTS:
         name = f"{kind}-{precision}"
         if left() <= 0:
             put(name, {"unavailable": "no time was left"})
             continue
+        engine = None  # the one before
+        forget_others(place)
         try:
             engine = opened(kind, precision, world, device, toy)
             row = step_row(engine, verified(engine, precision, history), frames)
         except Exception as reason:  # one variant that fails leaves the others as they are
             put(name, {"unavailable": one_line(reason)})
             continue
+        if place.type == "cuda":
+            row["peak_gib"] = peak_gib(place)
         kind = precision.split("-")[0]  # a few products in int8 are counted as if they ran in it
         if limits.get(kind) and limits.get("bf16"):
             speeds = {kind: 1e12 * limits[kind], "fp32": 1e12 * limits["bf16"]}  # what is not narrow: bf16
@@ -166,7 +187,7 @@ def preset_row(preset: Preset, device: torch.device, precision: str, limits: dic
     network_ms, frame_ms = timed_ms(frame.step, device, inner=3), timed_ms(frame.eagerly, device, inner=3)
     if device.type == "cuda":
         row |= {"network_ms": network_ms, "frame_ms": frame_ms}
-        row["peak_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+        row["peak_gib"] = peak_gib(device)
     else:
         row |= {"frame_eager_ms": frame_ms}
     best = row.get("network_ms", row["network_eager_ms"])

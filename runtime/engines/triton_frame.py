@@ -5,8 +5,8 @@
     host (pinned)  <--one copy--  latent, pixels          two outputs in turn: the frame before stays readable
 
 The graph is captured for one ring (addresses are part of it) and one number of players. The first frame with a ring
-runs eagerly, which also compiles what has to be compiled; the second is captured; a ring that is gone takes its graph
-with it.
+runs eagerly; the next one of each output runs eagerly once more, is captured behind it, and replayed from then on; a
+ring that is gone takes its graphs with it.
 """
 
 from __future__ import annotations
@@ -84,34 +84,34 @@ class Buffers:
 
 
 class Graphs:
-    """Captured frames by ring and output. `run` is eager until a ring has been seen once."""
+    """Captured frames by ring and output. Graphs share their memory: they never run at the same time, and nothing of
+    theirs outlives a frame."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._seen: dict[int, Any] = {}
-        self._pool: Any = None
 
-    def run(self, ring: Tensor, output: int, frame: Callable[[], None]) -> bool:
-        """Make a frame: eagerly, or by the graph captured for this ring and output. Returns whether by a graph."""
+    def run(self, ring: Tensor, output: int, frame: Callable[[], None]) -> None:
+        """Make a frame: by the graph that was captured for this ring and output, or eagerly. A ring that is seen again
+        has its frame captured too: its graph makes the frames to come."""
         key = (ring.data_ptr(), output)
         known = self._kept.get(key)
         if known is not None and known[0]() is ring:
             known[1].replay()
-            return True
+            return
+        # before every capture, in the thread that captures: compiling a kernel or opening a library would spoil it
+        frame()
         seen = self._seen.get(ring.data_ptr())
         if seen is None or seen() is not ring:
             self._forget()
             self._seen[ring.data_ptr()] = weakref.ref(ring)
-            frame()
-            return False
+            return
         graph = torch.cuda.CUDAGraph()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # torch refuses memory whose graphs are all gone, so it is that of a graph that is still here, or fresh
+        alive = next((other for _, other in self._kept.values()), None)
+        with torch.cuda.graph(graph, pool=None if alive is None else alive.pool()):
             frame()
         self._kept[key] = weakref.ref(ring), graph
-        graph.replay()
-        return True
 
     def _forget(self) -> None:
         """Drop the graphs of rings that are gone, and the oldest beyond the limit."""

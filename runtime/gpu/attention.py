@@ -56,12 +56,12 @@ def tiles_of(head_size: int, query_tokens: int, block_tokens: int, dtype: torch.
 
     query_tokens: rows that share a list, a block's or, where all rows have one list, a frame's; dtype: of the ring.
     """
+    rows = max(triton.next_power_of_2(query_tokens), 16)
     if dtype == torch.float32:  # no tensor core multiplies it unrounded, and larger tiles spill
-        most, keys, stages = 32, 32, 2
-    else:
-        most, keys, stages = (128, 64, 3 if head_size <= 64 else 2) if head_size <= 128 else (64, 32, 2)
-    queries = min(max(triton.next_power_of_2(query_tokens), 16), most)
-    return Tiles(queries, keys, block_tokens < keys, 4 if queries * head_size <= 64 * 128 else 8, stages)
+        return Tiles(min(rows, 32), 32, block_tokens < 32, 8, 2)
+    queries, keys = (min(rows, 128), 64) if head_size <= 128 else (min(rows, 64), 32)
+    return Tiles(queries, keys, block_tokens < keys, 4 if queries * head_size <= 64 * 128 else 8,
+                 3 if head_size <= 64 else 2)
 
 
 def splits_of(programs: int, key_tiles: int, values: int, processors: int = PROCESSORS) -> int:

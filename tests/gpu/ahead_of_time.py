@@ -56,7 +56,8 @@ def wan(policy: str = "radial", block_tokens: int = 120, memory: MemorySpec = ME
     """Sizes of wan-1.3b: 1,560 tokens a frame."""
     return WorldSpec("wan", "none", 480, 832, 30.0, ActionSpec((Button("a"),)),
                      AutoencoderSpec(16, (8, 8), (1, 1), (1, 1)), DynamicsSpec(1536, 30, 12, 8960, patch=2),
-                     memory, PlanSpec(policy, 3 if policy in ("radial", "window") else 0, block_tokens, 40 if policy == "top_k" else 0))
+                     memory, PlanSpec(policy, 3 if policy in ("radial", "window") else 0, block_tokens,
+                                      40 if policy == "top_k" else 0))
 
 
 def attend(t: int, block: int, h: int, g: int, d: int, slots: int = 21, shared: bool = False, turned: bool = False,
@@ -144,7 +145,7 @@ CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
 
 
 def ptxas(arch: int) -> str:
-    """The assembler that Triton itself takes for an architecture: it has two, and which one is a matter of its version."""
+    """The assembler that Triton itself takes: it has two, and its version says which one is for which architecture."""
     return str(get_ptxas(arch).path)
 
 

@@ -5,6 +5,7 @@ measured."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dreamloop.models.core.spec import DynamicsSpec
 from dreamloop.models.networks.dit import NORM_EPSILON, rms_norm
 from dreamloop.runtime import bench_cuda_kernels as on_kernels, bench_cuda_steps as on_steps
 from dreamloop.runtime.bench import largest_error, oracle_steps
-from dreamloop.runtime.bench_cuda import SECTIONS, Run
+from dreamloop.runtime.bench_cuda import SECTIONS, Run, _sweep
 from dreamloop.runtime.bench_cuda_presets import PRESETS, TOYS, PresetFrame, flop, random_weights
 from dreamloop.runtime.engines.base import State
 from dreamloop.runtime.engines.torch_engine import TorchEngine
@@ -81,12 +82,22 @@ def test_a_row_is_on_the_disk_before_the_next_one_begins(tmp_path: Path) -> None
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))["unavailable"] == {"presets: b": "too large"}
 
 
+def test_a_sweep_that_is_cut_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(*_: object) -> Iterator[dict[str, float]]:
+        yield {"density": 0.5}
+        raise RuntimeError("out of memory")
+    monkeypatch.setattr(on_kernels, "sweep_rows", rows)
+    run = Run(tmp_path, {}, budget_s=60)
+    run.section("sweep", lambda: _sweep(run, CPU, True))
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["sweep"] == [{"density": 0.5}] and report["unavailable"] == {"sweep": "out of memory"}
+
+
 def test_nothing_begins_after_the_budget(tmp_path: Path) -> None:
     run = Run(tmp_path, {}, budget_s=0)
     run.section("steps", lambda: pytest.fail("began"))
     assert "budget" in run.report["unavailable"]["steps"]
-    rows = on_kernels.sweep_rows(on_kernels.TOY, CPU, torch.float32, False, run.left)
-    assert rows == []
+    assert list(on_kernels.sweep_rows(on_kernels.TOY, CPU, torch.float32, False, run.left)) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would run")
@@ -122,6 +133,20 @@ def test_an_attention_that_errs_is_not_timed(wrong: float) -> None:
     assert "flex_ms" not in row and "is above 0.02" in row["flex_unavailable"]
     right = on_kernels.checked(partial(partial, torch.mul, exact, 1.01), exact, 2e-2, CPU, "flex")
     assert right["flex_ms"] >= 0 and right["flex_error"] == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("block", [64, 128])
+def test_tiles_of_flex_attention_divide_its_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Its own, on an H100 and for heads of 128, are of 128 queries and 64 keys."""
+    tiles: dict[str, int] = {}
+
+    def attention(q: torch.Tensor, *_: torch.Tensor, kernel_options: dict[str, int], **__: object) -> torch.Tensor:
+        tiles.update(kernel_options)
+        return q
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: attention)
+    plan, g = on_kernels.random_plan(on_kernels.Sweep(130, 1, 16), block, 2, 1.0, CPU)
+    on_kernels.flex_call(torch.zeros(1, 1, 130, 16), torch.zeros(2, 1, 1, 2 * g.stride, 16), plan, g)()
+    assert block % tiles.get("BLOCK_M", 128) == block % tiles.get("BLOCK_N", 64) == 0
 
 
 def test_an_attention_that_cannot_run_says_why() -> None:

@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +31,7 @@ from dreamloop.runtime.batch import BatchedSession
 from dreamloop.runtime.bench import BOUNDS, largest_error, oracle_steps
 from dreamloop.runtime.engines import AUTO_ORDER, engine_status, open_engine
 from dreamloop.runtime.engines.triton_engine import TritonEngine
+from dreamloop.runtime.engines.triton_frame import OUTPUTS, Graphs
 from dreamloop.runtime.engines.triton_linear import LARGEST, NARROW, NarrowLinear
 from dreamloop.runtime.gpu import kernels_for, noise, plain
 from dreamloop.runtime.gpu.plain import codes
@@ -214,6 +217,45 @@ def test_pixels_of_the_graph_are_those_of_the_decoder(tmp_path: Path) -> None:
     for latent, pixels in seen:  # the last two from the outputs, the first one decoded afresh
         assert np.array_equal(engine.decode(latent), pixels)
         assert np.abs(pixels.astype(int) - usual.decode(latent)).max() <= 1
+
+
+def test_a_frame_runs_before_it_is_captured_and_graphs_share_memory_with_living_ones(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's capture played by a list: torch refuses the pool of graphs that are all gone."""
+    said: list[str] = []
+    pools: list[object] = []
+
+    class Graph:
+        handle: object
+
+        def pool(self) -> object:
+            return self.handle
+
+        def replay(self) -> None:
+            said.append("replay")
+
+    @contextmanager
+    def capture(graph: Graph, pool: object) -> Iterator[None]:
+        pools.append(pool)
+        graph.handle = object() if pool is None else pool
+        said.append("capture")
+        yield
+        said.append("captured")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    graphs = Graphs()
+
+    def play(frames: int) -> list[str]:
+        ring = torch.zeros(3)
+        said.clear()
+        for frame in range(frames):
+            graphs.run(ring, frame % OUTPUTS, lambda: said.append("frame"))
+        return list(said)
+    once = ["frame", "capture", "frame", "captured"]
+    assert play(5) == ["frame", *once, *once, "replay", "replay"]
+    assert pools[0] is None and pools[1] is not None
+    assert play(3) == ["frame", *once, *once]  # another ring, and the first one is gone
+    assert pools[2] is None and pools[3] not in (None, pools[1])
 
 
 def test_a_session_goes_back_and_a_copy_goes_its_own_way(tmp_path: Path) -> None:
