@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "peak_gib", "error_vs_oracle"),
-           "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_bf16_limit", "peak_gib"),
+           "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_bf16_limit",
+                       "share_of_copy_limit", "peak_gib"),
            "players": ("step_ms", "frames_per_s", "times_single", "error_vs_oracle"),
            "splits": ("chosen", "1_ms", "2_ms", "4_ms", "8_ms", "16_ms"),
            "kernels": ("error", "bound", "passed")}

@@ -122,7 +122,8 @@ def random_weights(preset: Preset, device: torch.device, dtype: torch.dtype) -> 
 
 class PresetFrame:
     """One player in front of a preset, with full memory: `step` is the network, `eagerly` a whole frame.
-    precision: of the engine; the scales of FP8 are a guess here, for time does not depend on them."""
+    precision: of the engine; the scales of FP8 are a guess here, for time does not depend on them. read_bytes: what a
+    pass has to read, every weight and all keys and values once."""
 
     def __init__(self, preset: Preset, device: torch.device, precision: str = "bf16") -> None:
         self.preset, self.device, self.spec = preset, device, preset.spec
@@ -138,6 +139,9 @@ class PresetFrame:
                             self.spec.tokens) if preset.text_keys else None
         largest = {(i, name): 0.05 * LARGEST for i in range(layers) for name in NARROW} if precision.startswith(
             "fp8") else None
+        narrow_bytes = sum(weights[f"blocks.{i}.{name}.weight"].nbytes // 2 for i, name in largest or ())  # spared
+        self.read_bytes = (sum(weight.nbytes for weight in weights.values()) - narrow_bytes + self.ring.nbytes
+                           + (self.text.ring.nbytes if self.text else 0))
         self.network = Network(self.spec, weights, kernels_for(device), preset.key_heads, self.text, largest,
                                torch.int8 if precision.endswith("-qk8") else None)
         with torch.random.fork_rng([]):

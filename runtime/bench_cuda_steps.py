@@ -194,6 +194,8 @@ def preset_row(preset: Preset, device: torch.device, precision: str, limits: dic
     row["tflop"] = flop(preset) / 1e12
     if limits.get("bf16"):
         row["share_of_bf16_limit"] = round(row["tflop"] / limits["bf16"] / (best / 1e3), 4)
+    if limits.get("copy"):
+        row["share_of_copy_limit"] = frame.read_bytes / 1e9 / limits["copy"] / (best / 1e3)
     row["fps"] = round(1e3 / row.get("frame_ms", frame_ms), 2)
     return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
 

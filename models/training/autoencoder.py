@@ -40,7 +40,8 @@ FALLEN = 0.7  # share of the stage after which `object_weight` stays at its end
 class AutoencoderTraining:
     """object_weight, change_weight: see above; object_weight_end: what `object_weight` falls to (None: it stays);
     object_size: pixels, a thing of fewer weighs as much as one of so many (0: by its area); latent_noise:
-    deviations."""
+    deviations; crop_share: of the batches are windows around things (`around_things`), of crop_cells latent cells
+    a side and crops to a frame, instead of whole frames."""
 
     batch_frames: int = 16
     learning_rate: float = 1.5e-3
@@ -50,6 +51,9 @@ class AutoencoderTraining:
     change_weight: float = 1.0
     gradient_weight: float = 0.25
     latent_noise: float = 0.15
+    crop_share: float = 0.0
+    crop_cells: int = 5
+    crops: int = 4
     ema_decay: float = 0.998
 
     def later(self, spent: float) -> AutoencoderTraining:
@@ -101,6 +105,26 @@ def sample_batch(run: Run, spec: WorldSpec, data: Recording, rng: np.random.Gene
             functional.pad(torch.from_numpy(objects).to(run.device).float(), pad))
 
 
+def around_things(settings: AutoencoderTraining, cell: int, pixels: Tensor, before: Tensor,
+                  objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows of `crop_cells` cells a side, on the grid of the cells, around or beside a thing, small ones as often as
+    large ones (anywhere, where a frame shows none): where a thing fills a thousandth of a frame, nearly all of the
+    time that a whole frame takes goes by without it. Shapes as `sample_batch` gives them, `crops` times as many."""
+    side = settings.crop_cells * cell
+    height, width = pixels.shape[2:]
+    weight = thing_weights(objects, settings.object_size)[:, 0] + 1e-6
+    place = torch.multinomial(weight.flatten(1), settings.crops, replacement=True).flatten()
+    shift = torch.randint(0, side, (2, len(place)), device=pixels.device)
+    top, left = (((at - by).div(cell, rounding_mode="floor") * cell).clamp(0, size - side).tolist()
+                 for at, by, size in ((place // width, shift[0], height), (place % width, shift[1], width)))
+    frame = [i // settings.crops for i in range(len(place))]
+
+    def windows(x: Tensor) -> Tensor:
+        return torch.stack([x[i, ..., t : t + side, w : w + side] for i, t, w in zip(frame, top, left, strict=True)])
+
+    return windows(pixels).contiguous(memory_format=torch.channels_last), windows(before), windows(objects)
+
+
 def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, seconds: float,
                       data: Recording, held_out: Recording, begin: World | None = None) -> dict[str, float]:
     """Train for `seconds`, leave the averaged weights in `autoencoder.ckpt`; returns figures. begin: a world whose
@@ -114,11 +138,16 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
     encoder, decoder = run.compiled(net.encoder), run.compiled(net.decoder)
 
     def step(rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
+        torch.manual_seed(int(rng.integers(2**31)))
         pixels, before, objects = sample_batch(run, spec, data, rng, settings.batch_frames)
+        whole = rng.random() >= settings.crop_share
+        if not whole:
+            pixels, before, objects = around_things(settings, spec.autoencoder.downsample, pixels, before, objects)
         with run.autocast():
             raw = encoder(pixels)
         raw = raw.float()
-        _track(net, raw.detach())
+        if whole:  # things are not all that the latents say
+            _track(net, raw.detach())
         noise = torch.randn_like(raw) * torch.rand(len(raw), 1, 1, 1, device=raw.device) * settings.latent_noise
         with run.autocast():
             out = decoder(raw + noise * net.latent_std[:, None, None])

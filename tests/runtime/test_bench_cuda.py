@@ -54,6 +54,7 @@ def test_every_section_has_its_figures(rehearsal: Path) -> None:
     assert {row["density"] for row in report["sweep"]} == {0.25, 0.5, 1.0}
     assert all(row["int8_ms"] > 0 < row["int8_error"] < row["float8_error"] for row in report["sweep"])
     assert len(report["presets"]) == 6 and all("random" in row["weights"] for row in report["presets"].values())
+    assert all(row["share_of_copy_limit"] > 0 for row in report["presets"].values())
     assert list(report["players"]) == ["1", "2", "4"]
     assert all(0 < row["error_vs_oracle"] < 0.1 for row in (*report["players"].values(), report["latency_ms"]))
     assert "rehearsal" in report["device"]
@@ -183,6 +184,9 @@ def test_presets_have_the_sizes_that_their_names_promise() -> None:
     # linear products, cross attention and W frames of self attention, as docs/gpu.md adds them up
     assert flop(PRESETS["wan-1.3b"].visible(7)) == pytest.approx(7.2e12, rel=0.02)
     assert flop(PRESETS["wan-1.3b"].visible(21)) == pytest.approx(13.5e12, rel=0.02)
+    in_bf16, in_fp8 = (PresetFrame(TOYS["wan-1.3b"], CPU, precision).read_bytes for precision in ("bf16", "fp8"))
+    d = TOYS["wan-1.3b"].spec.dynamics
+    assert in_bf16 - in_fp8 == d.layers * d.width * (3 * d.width + 2 * d.mlp_width)
     sizes = {name: sum(np.prod(value.shape) for value in random_weights(TOYS[name], CPU, torch.float32).values())
              for name in TOYS}
     assert min(sizes.values()) > 0

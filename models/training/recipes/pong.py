@@ -30,10 +30,11 @@ PONG = Recipe(
     record_frames=100_000,
     held_out_frames=12_000,
     minutes=115.0,  # of one core
-    shares={"autoencoder": 0.155, "dynamics": 0.385, "scoring": 0.42, "judges": 0.04},
+    shares={"autoencoder": 0.28, "dynamics": 0.32, "scoring": 0.36, "judges": 0.04},
     gates={"autoencoder.psnr": 28.0, "autoencoder.objects_kept": 0.9,
            "dynamics.shuffle_ratio": 1.05, "scoring.shuffle_ratio": 1.05},
-    autoencoder=AutoencoderTraining(object_weight=32.0, object_weight_end=2.0, object_size=64, change_weight=4.0),
+    autoencoder=AutoencoderTraining(object_weight=32.0, object_weight_end=8.0, object_size=64, change_weight=4.0,
+                                      crop_share=0.75),
     dynamics=DynamicsTraining(batch_clips=5, object_weight=12.0, history_noise=0.3),
     distillation=(Scoring(rollouts=Rollouts(batch_clips=4, shortest=4, grow=math.inf), rollout_share=0.25,
                           rollouts_from=0.15),))
