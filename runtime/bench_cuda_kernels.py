@@ -312,5 +312,5 @@ def flex_call(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry) -> Callab
                                     mask_mod=written, seq_lengths=(q.shape[2], layer.shape[3]))
     compiled = torch.compile(flex_attention, dynamic=False)
     # its own tiles are of 128 queries, and it refuses blocks that those do not divide
-    tiles = {} if g.block_tokens % 128 == 0 else {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4}
+    tiles: Any = {} if g.block_tokens % 128 == 0 else {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4}
     return lambda: compiled(q, layer[0], layer[1], block_mask=mask, kernel_options=tiles).transpose(1, 2)

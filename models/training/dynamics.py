@@ -24,7 +24,7 @@ from torch import Tensor
 from dreamloop.models.core import conditioning
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
-from dreamloop.models.networks.dit import Dynamics
+from dreamloop.models.networks.dit import Dynamics, sequence_geometry
 from dreamloop.models.networks.ring import RingPass
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.inherit import inherited
@@ -65,6 +65,9 @@ class ClipTrainer:
     def __init__(self, run: Run, spec: WorldSpec, settings: DynamicsTraining) -> None:
         self.run, self.spec, self.settings = run, spec, settings
         self.net = Dynamics(spec).to(run.device)
+        # a dilated ring has a geometry for each phase of a clip, and each would be compiled anew
+        self._in_clip = self.net.in_clip if spec.memory.dilation > 1 else run.compiled(self.net.in_clip)
+        self._compiled_shape: torch.Size | None = None
 
     def first_frame(self, rng: np.random.Generator) -> int:
         """Index of a clip's first frame: a random phase of the dilated ring; 1 where sinks matter."""
@@ -77,9 +80,14 @@ class ClipTrainer:
 
     def predict(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, first: int,
                 net: Dynamics | None = None) -> Tensor:
-        """z_hat (B, F, C, h, w) float32 of a clip in parallel, by `net` (default: the one in training)."""
+        """z_hat (B, F, C, h, w) float32 of a clip in parallel, by `net` (default: the one in training). Clips of the
+        shape that learns first, which is that of most batches, go through compiled code."""
+        geometry = sequence_geometry(self.spec, first, x.shape[1], x.device, x.dtype)
+        in_clip = (net or self.net).in_clip
+        if net is None and torch.is_grad_enabled() and self._compiled_shape in (None, x.shape):
+            self._compiled_shape, in_clip = x.shape, self._in_clip
         with self.run.autocast():
-            out = (net or self.net).sequence(previous, x, action, condition, first)
+            out = in_clip(previous, x, action, condition, geometry)
         return out.float()
 
     def noised(self, latents: Tensor, level: Tensor) -> Tensor:

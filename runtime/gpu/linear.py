@@ -98,11 +98,12 @@ def moments(layer: Tensor, skipped: Skipped, geometry: Geometry) -> tuple[Tensor
     assert layer.stride()[3:] == (d, 1) and length.shape[1] == blocks and length.stride(1) == 1
     whole = max(triton.next_power_of_2(d), 16)
     columns = min(whole, COLUMNS)
+    keys, warps = (KEYS // 2, 4) if layer.dtype == torch.float32 else (KEYS, 4 if whole < 128 else 8)  # or it spills
     moments_kernel[(blocks * triton.cdiv(d, columns), g, b)](
         layer[0], layer[1], length, products, sums, *layer.stride()[1:3], length.stride(0) if len(length) > 1 else 0, g,
         blocks, d, whole, columns,
-        min(max(triton.next_power_of_2(geometry.block_tokens), 16), KEYS), geometry.block_tokens,
-        num_warps=4 if whole <= 128 else 8, num_stages=2)
+        min(max(triton.next_power_of_2(geometry.block_tokens), 16), keys), geometry.block_tokens,
+        num_warps=warps, num_stages=2)
     return products, sums
 
 

@@ -30,8 +30,16 @@ from dreamloop.runtime.gpu import plain
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def plain_kernels() -> Iterator[None]:
+    """Also where tests of the kernels have asked for interpreted ones: those take minutes for a rehearsal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
-def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rehearsal(plain_kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a run at toy size leaves."""
     folder = tmp_path_factory.mktemp("bench")
     tiny_world(folder / "world", dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=48))

@@ -25,7 +25,7 @@ PONG = Recipe(
         actions=ActionSpec((Button("up", ("ArrowUp", "KeyW"), ("button12",)),
                             Button("down", ("ArrowDown", "KeyS"), ("button13",)))),
         autoencoder=AutoencoderSpec(latent_channels=16, widths=(48, 96), encoder_blocks=(1, 1), decoder_blocks=(1, 2)),
-        dynamics=DynamicsSpec(width=192, layers=6, heads=4, mlp_width=576, patch=2),
+        dynamics=DynamicsSpec(width=192, layers=4, heads=4, mlp_width=576, patch=2),
         memory=MemorySpec(window_frames=6)),
     record_frames=100_000,
     held_out_frames=12_000,
