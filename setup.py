@@ -9,6 +9,7 @@ Runtime.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 TOP = ("models", "runtime", "demos")
+CUDA_FILES = ("_cuda.so", "_cuda.ptx")  # that CMake leaves beside the module where nvcc is found
 
 
 def package_map() -> dict[str, str]:
@@ -33,7 +35,7 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         folder = Path(self.build_temp).resolve() / "kernels"
-        for stale in (target, target.parent / "_cuda.so", target.parent / "_cuda.ptx"):
+        for stale in (target, *(target.parent / name for name in CUDA_FILES)):
             stale.unlink(missing_ok=True)  # a stale module must not outlive a build that fails
         try:
             self._cmake(target, folder)
@@ -42,6 +44,15 @@ class BuildKernels(build_ext):
         except subprocess.CalledProcessError as error:
             print(error.stdout, file=sys.stderr)
             self._go_on(f"cmake failed with status {error.returncode}")
+
+    def copy_extensions_to_source(self) -> None:
+        """Of an editable installation: the module, which setuptools knows of, and what lies beside it."""
+        super().copy_extensions_to_source()
+        for name in CUDA_FILES:
+            built, used = Path(self.build_lib, "dreamloop", "runtime", name), ROOT / "runtime" / name
+            used.unlink(missing_ok=True)
+            if built.is_file():
+                shutil.copy2(built, used)
 
     @staticmethod
     def _go_on(reason: str) -> None:

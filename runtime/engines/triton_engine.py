@@ -37,6 +37,7 @@ STAGES = ("inputs", "network", "decoder")  # of a frame on the device
 # precision -> that of what is not in FP8 or, with qk8, in int8
 KINDS = {"bf16": "bf16", "bf16-qk8": "bf16", "fp8": "bf16", "fp8-qk8": "bf16", "fp32": "fp32"}
 FP8_CAPABILITY = (8, 9)  # the first GPUs that multiply in FP8
+FP8_MULTIPLE = 16  # of both sides of a product's weights (torch._scaled_mm on a GPU)
 
 
 class TritonEngine(TorchEngine):
@@ -50,6 +51,10 @@ class TritonEngine(TorchEngine):
                  calibration_frames: int = FRAMES) -> None:
         if precision not in KINDS:
             raise EngineError(f"engine triton knows precisions {', '.join(KINDS)}, not {str(precision)[:40]!r}")
+        d = world.spec.dynamics
+        if precision.startswith("fp8") and (d.width % FP8_MULTIPLE or d.mlp_width % FP8_MULTIPLE):
+            raise EngineError(f"engine triton: FP8 products need widths that are multiples of {FP8_MULTIPLE}, not "
+                              f"{d.width} and {d.mlp_width}")
         if device != "cpu":
             if reason := why_missing(device):
                 raise EngineError(f"engine triton cannot run: {reason}")

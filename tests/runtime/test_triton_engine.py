@@ -24,6 +24,7 @@ from worlds import tiny_world
 from dreamloop.demos.cli import main
 from dreamloop.models.core import noise as host_noise
 from dreamloop.models.core.errors import EngineError
+from dreamloop.models.core.spec import DynamicsSpec
 from dreamloop.models.core.world import load_world
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.runtime import Session
@@ -340,6 +341,12 @@ def test_without_a_gpu_the_engine_says_so_in_one_line(capsys: pytest.CaptureFixt
 def test_an_unknown_precision_names_those_that_are_known(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="bf16, bf16-qk8, fp8, fp8-qk8, fp32"):
         TritonEngine(tiny_world(tmp_path), "fp7", device="cpu")
+
+
+def test_fp8_refuses_widths_that_its_products_cannot_have(tmp_path: Path) -> None:
+    world = tiny_world(tmp_path, dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=40))
+    with pytest.raises(EngineError, match="multiples of 16, not 32 and 40"):
+        TritonEngine(world, "fp8", device="cpu")
 
 
 def test_plain_kernels_serve_where_triton_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
