@@ -162,7 +162,7 @@ class ClipTrainer:
 
 
 def train_dynamics(run: Run, spec: WorldSpec, settings: DynamicsTraining, seconds: float, clips: LatentClips,
-                   held_out: LatentClips, begin: World | None = None) -> dict[str, float]:
+                   held_out: LatentClips, *, begin: World | None = None) -> dict[str, float]:
     """Stage `dynamics`; leaves its averaged weights in `dynamics.ckpt`, returns `measure`'s figures. begin: a world
     whose weights are the first ones."""
     torch.manual_seed(1)

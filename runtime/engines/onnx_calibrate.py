@@ -42,13 +42,13 @@ def measure(world: World) -> dict[str, np.ndarray]:
         for frame in range(1, FRAMES + 1):
             z: np.ndarray | None = None
             for index, sigma in enumerate(spec.dynamics.sigmas):
-                inputs = pass_inputs(spec, np.array([frame]), np.array([start], np.uint64),
-                                     drawn[frame // HELD_FRAMES].astype(np.float32), index)
-                x = inputs.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * inputs.noise
-                z = run(latent, x, inputs).copy()
+                given = pass_inputs(spec, np.array([frame]), np.array([start], np.uint64),
+                                    drawn[frame // HELD_FRAMES].astype(np.float32), index)
+                x = given.noise if z is None else np.float32(1 - sigma) * z + np.float32(sigma) * given.noise
+                z = run(latent, x, given).copy()
                 for name, value in run.extra.items():
                     np.maximum(largest[name], value, out=largest[name])
             assert z is not None
-            run.commit(ring, inputs.slot)
+            run.commit(ring, given.slot)
             latent = z
     return {name.removeprefix(LARGEST): value for name, value in largest.items()}

@@ -36,5 +36,5 @@ PONG = Recipe(
     autoencoder=AutoencoderTraining(object_weight=32.0, object_weight_end=8.0, object_size=64, change_weight=4.0,
                                       crop_share=0.75),
     dynamics=DynamicsTraining(batch_clips=5, object_weight=12.0, history_noise=0.3),
-    distillation=(Scoring(rollouts=Rollouts(batch_clips=4, shortest=4, grow=math.inf), rollout_share=0.25,
-                          rollouts_from=0.15),))
+    distillation=(Scoring(rollouts=Rollouts(batch_clips=4, shortest=6, grow=math.inf), rollout_share=0.4,
+                          rollouts_from=0.15, learning_rate=1e-3, matrix_learning_rate=1e-2),))
