@@ -31,7 +31,7 @@ class ActionLog:
         try:
             self._file = self.path.open("w", encoding="utf-8", buffering=1)  # a line at a time
         except OSError as error:
-            raise DreamloopError(f"cannot write {self.path}: {error.strerror}") from error
+            raise self._refused(error) from error
         world = session.world
         self._frame = session.render()
         self._write({"log": LOG_FORMAT, "world": world.name, "world_hash": world.hash,
@@ -39,7 +39,13 @@ class ActionLog:
                      "actions": list(world.spec.actions.names), "hash": frame_hash(self._frame.pixels)})
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, default=str) + "\n")
+        try:
+            self._file.write(json.dumps(line, default=str) + "\n")
+        except OSError as error:  # such as a full disk
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> DreamloopError:
+        return DreamloopError(f"cannot write {self.path}: {error.strerror}")
 
     def present(self, frame: Frame) -> None:
         self._frame = frame
@@ -72,4 +78,8 @@ class ActionLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as failure:
+            if kind is None:  # else the first failure is the one to tell
+                raise self._refused(failure) from failure

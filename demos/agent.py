@@ -8,7 +8,6 @@ the picture, and tries something else when it does not. Its score is the mean ch
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from dreamloop.demos.environment import register
-from dreamloop.demos.verbs.common import whole
+from dreamloop.demos.verbs.common import Parser, whole
 from dreamloop.models.core.errors import DreamloopError
 
 
@@ -56,7 +55,7 @@ def run(world: str, steps: int = 300, seed: int = 0) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Let an agent live in a dream.")
+    parser = Parser(description="Let an agent live in a dream.")
     parser.add_argument("world", nargs="?", default="doom-arena", help="a world of the zoo or a folder")
     parser.add_argument("--steps", type=whole(1), default=300)
     parser.add_argument("--seed", type=whole(0), default=0)

@@ -8,7 +8,6 @@ program: its own shapes, its own clock. The dream is one line of it, `session.st
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,9 +17,10 @@ import pygame
 
 from dreamloop.demos.bindings import default_bindings
 from dreamloop.demos.controls import Controls
+from dreamloop.demos.overlay import hint
 from dreamloop.demos.screen import picture, start_display
 from dreamloop.demos.scripted import ScriptedSource
-from dreamloop.demos.verbs.common import whole
+from dreamloop.demos.verbs.common import Parser, whole
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World, load_world
 from dreamloop.runtime import Session
@@ -46,6 +46,9 @@ class Arcade:
         self.font = pygame.font.Font(None, 30)
         actions = world.spec.actions
         self.controls = Controls(actions, replace(default_bindings(actions), commands=SCENE))
+        self.keys = hint(self.controls.bindings, pad=False, command="back")
+        if self.font.size(self.keys)[0] > WIDTH - 60:  # a world of many keys
+            self.keys = "Esc: back"
         self.session = Session(world, engine, seed=seed)
         self.nobody = ScriptedSource(actions, seed)  # plays while nobody stands at the machine
         self.dream = self.session.render().pixels
@@ -88,7 +91,7 @@ class Arcade:
         self._machine()
         self._visitor()
         if self.playing or self.zoom < 0.02:
-            self._say("Escape: step back" if self.playing else "E: play" if self.near else "A, D: walk to the machine")
+            self._say(self.keys if self.playing else "E: play" if self.near else "A, D: walk to the machine")
         pygame.display.flip()
 
     def _light(self, glow: np.ndarray) -> None:
@@ -138,7 +141,7 @@ class Arcade:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Walk up to a dream and play it.")
+    parser = Parser(description="Walk up to a dream and play it.")
     parser.add_argument("world", nargs="?", default="doom-arena", help="a world of the zoo or a folder")
     parser.add_argument("--frames", type=whole(1), help="leave after this many")
     args = parser.parse_args(argv)

@@ -7,9 +7,9 @@ Holds scripted keys, and says what came back.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from dreamloop.demos.scripted import ScriptedSource
-from dreamloop.demos.verbs.common import whole
+from dreamloop.demos.verbs.common import Parser, whole
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import ActionSpec, Button
 
@@ -32,9 +32,13 @@ class Client:
     async def __aenter__(self) -> Self:
         try:
             self.reader, self.writer = await asyncio.open_connection(self.host, self.port)
-        except OSError as error:
-            raise DreamloopError(f"no server at {self.host}:{self.port} ({error.strerror})") from error
+        except (OSError, OverflowError) as error:  # OverflowError: no such port
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DreamloopError(f"no server at {self.host}:{self.port} ({reason})") from error
         self.hello, _ = await self._read()
+        known = {"world": str, "actions": list, "height": int, "width": int, "seed": int}
+        if not all(isinstance(self.hello.get(key), kind) for key, kind in known.items()):
+            raise self._stranger()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -48,10 +52,13 @@ class Client:
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise DreamloopError("the server is gone") from error
         except (ValueError, RecursionError, KeyError, TypeError, asyncio.LimitOverrunError) as error:
-            raise DreamloopError(f"{self.host}:{self.port} is no server of dreams") from error
+            raise self._stranger() from error
         if "error" in head:
             raise DreamloopError(f"the server says: {head['error']}")
         return head, body
+
+    def _stranger(self) -> DreamloopError:
+        return DreamloopError(f"{self.host}:{self.port} is no server of dreams")
 
     async def hold(self, names: Iterable[str]) -> None:
         """From now on these are held."""
@@ -61,7 +68,10 @@ class Client:
     async def frame(self) -> tuple[dict[str, Any], np.ndarray]:
         """The next frame: what the server says of it, and its pixels (H, W, 3) uint8."""
         head, body = await self._read()
-        return head, np.frombuffer(body, np.uint8).reshape(self.hello["height"], self.hello["width"], 3)
+        shape = (self.hello["height"], self.hello["width"], 3)
+        if len(body) != math.prod(shape):
+            raise self._stranger()
+        return head, np.frombuffer(body, np.uint8).reshape(shape)
 
 
 async def play(host: str, port: int, frames: int) -> str:
@@ -79,9 +89,9 @@ async def play(host: str, port: int, frames: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Play on a server of dreams.")
+    parser = Parser(description="Play on a server of dreams.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=7007)
+    parser.add_argument("--port", type=whole(1), default=7007)
     parser.add_argument("--frames", type=whole(1), default=350)
     args = parser.parse_args(argv)
     try:

@@ -226,12 +226,16 @@ class DreamVectorEnvironment(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, 
 
 
 def register(name: str, world: str | None = None) -> str:
-    """Register a world, by default the one of the zoo with that name; returns the environment's id."""
-    identity = f"dreamloop/{name}-v0"
-    if identity not in gymnasium.registry:
-        module = "dreamloop.demos.environment"
+    """Register a world, by default the one of the zoo with that name; returns the environment's id. Of two worlds of
+    one name the one that was registered last counts."""
+    identity, module = f"dreamloop/{name}-v0", "dreamloop.demos.environment"
+    gymnasium.registry.pop(identity, None)  # else it warns
+    try:
         gymnasium.register(identity, f"{module}:DreamEnvironment", kwargs={"world": world or name},
                            vector_entry_point=f"{module}:DreamVectorEnvironment", max_episode_steps=MAX_EPISODE_STEPS)
+    except gymnasium.error.Error as error:
+        raise DreamloopError(f"{name[:100]!r} cannot be an environment's name: it has letters, digits, "
+                             "-, _ and . alone") from error
     return identity
 
 

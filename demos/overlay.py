@@ -15,6 +15,7 @@ SMALLEST = 11  # pixels of a letter's height that can still be read
 INK, DIM, ACCENT = (238, 238, 242), (158, 162, 176), (255, 176, 74)
 GOOD, BAD = (98, 202, 134), (238, 84, 84)
 PANEL = (14, 15, 20, 222)
+GAP = "     "  # between parts of a line that stand for themselves
 
 
 class Painter:
@@ -28,10 +29,12 @@ class Painter:
         self.font = pygame.font.Font(None, round(self.size * 1.35))
         self.large = pygame.font.Font(None, round(self.size * 1.9))
 
-    def panel(self, area: pygame.Rect) -> None:
-        """A dark translucent sheet with round corners."""
+    def panel(self, area: pygame.Rect, above: bool = False) -> None:
+        """A dark translucent sheet with round corners. above: it lies on another one, so nothing shines through."""
         sheet = pygame.Surface(area.size, pygame.SRCALPHA)
-        pygame.draw.rect(sheet, PANEL, sheet.get_rect(), border_radius=self.size // 2)
+        pygame.draw.rect(sheet, PANEL[:3] if above else PANEL, sheet.get_rect(), border_radius=self.size // 2)
+        if above:
+            pygame.draw.rect(sheet, DIM, sheet.get_rect(), width=1, border_radius=self.size // 2)
         self.surface.blit(sheet, area)
 
     def text(self, text: str, x: int, y: int, colour: tuple[int, int, int] = INK,
@@ -41,18 +44,32 @@ class Painter:
         self.surface.blit(drawn, (x, y))
         return drawn.get_width()
 
-    def pill(self, text: str, top: int | None = None, bottom: int | None = None,
-             colour: tuple[int, int, int] = INK) -> None:
-        """One centred line on a sheet of its own, at a distance from the top or the bottom."""
-        width, height = self.font.size(text)
-        area = pygame.Rect(0, 0, width + 2 * self.pad, height + self.pad)
+    def pill(self, text: str, top: int | None = None, bottom: int | None = None, above: bool = False) -> None:
+        """One centred line, or as many as it takes, on a sheet of its own, at a distance from the top or the bottom."""
+        lines = self.lines(text, self.surface.get_width() - 4 * self.pad)
+        widths, height = [self.font.size(line)[0] for line in lines], self.font.get_linesize()
+        area = pygame.Rect(0, 0, max(widths) + 2 * self.pad, height * len(lines) + self.pad)
         area.centerx = self.surface.get_width() // 2
         if bottom is not None:
             area.bottom = self.surface.get_height() - bottom
         else:
             area.top = top or 0
-        self.panel(area)
-        self.text(text, area.x + self.pad, area.y + self.pad // 2 + 1, colour)
+        self.panel(area, above)
+        for i, (line, width) in enumerate(zip(lines, widths, strict=True)):
+            self.text(line, area.centerx - width // 2, area.y + self.pad // 2 + 1 + i * height)
+
+    def lines(self, text: str, width: int) -> list[str]:
+        """A text in lines of `width` pixels at most, broken at its gaps where it has some, else between words."""
+        gap = GAP if GAP in text else " "
+        first, *parts = text.split(gap)
+        lines = [first]
+        for part in parts:
+            longer = f"{lines[-1]}{gap}{part}"
+            if self.font.size(longer)[0] <= width:
+                lines[-1] = longer
+            else:
+                lines.append(part)
+        return lines
 
     def tag(self, text: str, x: int, top: int, side: int) -> None:
         """A short name on a sheet of its own, near a top corner; side: -1 the left one, 1 the right one."""
@@ -73,7 +90,8 @@ class Painter:
                     *(self.font.size(note)[0] for note in notes))
         area = pygame.Rect(0, 0, width + 4 * self.pad,
                            title_height + sum(heights) + self.line * len(notes) + 3 * self.pad)
-        if self.size > SMALLEST and not self.surface.get_rect().contains(area.move_to(topleft=(0, 0))):
+        room = self.surface.get_rect().inflate(-self.pad, -self.pad)
+        if self.size > SMALLEST and (area.width > room.width or area.height > room.height):
             return Painter(self.surface, self.size - 1).table(title, rows, notes)
         area.center = self.surface.get_rect().center
         self.panel(area)
@@ -119,18 +137,18 @@ def help_page(painter: Painter, title: str, bindings: Bindings, pads: Sequence[s
             *(row for name, row in commands if name not in without)]
     file = f"Keys changed by {bindings.path}" if bindings.path else "To change keys: dreamloop bindings --write"
     pad = f"Gamepad: {', '.join(pads)}" if pads else "Gamepad: none yet; plug one in at any time"
-    painter.table(title, rows, ("Every frame of the dream is made by a network.", pad,
-                                f"{file}. Keys go by their place on a US keyboard."))
+    painter.table(title, rows, ("Every frame of the dream is made by a network.", pad, file,
+                                "Keys go by their place on a US keyboard."))
 
 
-def hint(bindings: Bindings, pad: bool) -> str:
-    """The first input of every control, on one line."""
+def hint(bindings: Bindings, pad: bool, command: str = "help") -> str:
+    """The first input of every control, and of one command, on one line."""
     parts = []
-    for name, inputs in (*bindings.actions.items(), ("help", bindings.commands["help"])):
+    for name, inputs in (*bindings.actions.items(), (command, bindings.commands[command])):
         mine = next((one for one in inputs if is_gamepad(one) == pad), inputs[0] if inputs else None)
         if mine is not None:
             parts.append(f"{label(mine)}: {name.replace('_', ' ')}")
-    return "     ".join(parts)
+    return GAP.join(parts)
 
 
 def pause_hint(bindings: Bindings) -> str:

@@ -80,7 +80,7 @@ def peak_rss_mb() -> float:
 
 
 def _start(text: str, world: World) -> int | np.ndarray:
-    if text.isascii() and text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) < 10:  # longer ones may be more than int() takes
         return int(text)
     return pygame_module("screen").load_image(text, world.spec)
 

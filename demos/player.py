@@ -40,6 +40,12 @@ def _milliseconds() -> float:
     return time.monotonic() * 1000  # pygame's own stands still unless all of pygame is initialised
 
 
+def _largest_scale(width: int, height: int) -> int:
+    """How many times a picture of this size goes into the screen, beside what desktops put there."""
+    screens = pygame.display.get_desktop_sizes()
+    return min(screens[0][0] // width, screens[0][1] * 9 // 10 // height) if screens else 99
+
+
 class Window:
     """A resizable window. bindings: what keys mean, by default what the world says; beside: the real game,
     shown to the left of the dream. Raises `NoDisplay` where no window can be
@@ -53,9 +59,7 @@ class Window:
         try:
             start_display()
             pygame.font.init()
-            screens = pygame.display.get_desktop_sizes()
-            largest = min(screens[0][0] // wide, screens[0][1] * 9 // 10 // self.height) if screens else 99
-            scale = scale or max(1, min(round(WINDOW_WIDTH / self.width), largest))
+            scale = scale or max(1, min(round(WINDOW_WIDTH / self.width), _largest_scale(wide, self.height)))
             pygame.display.set_icon(picture(world.starts[0]))
             pygame.display.set_mode((wide * scale, self.height * scale), pygame.RESIZABLE)
         except pygame.error as error:
@@ -68,6 +72,7 @@ class Window:
         self._beside = beside
         self._other: Session | None = None  # the other half of a split picture
         self._other_pixels: np.ndarray | None = None
+        self._narrow = self._widened = (0, 0)  # the window's sizes before it was split, and with room for both halves
         self._unsaved = False  # the bookmark has not been written to its file yet
         self._engine = ""
         self._hint_until = _milliseconds() + HINT_MS
@@ -114,7 +119,9 @@ class Window:
             return Command(reset=self._start, save=save)
         if load:
             return Command(load=load, save=save)
-        if self._beside is None and self.controls.holds("rewind"):
+        if self._beside is None and ("rewind" in pressed or self.controls.holds("rewind")):
+            if self._loop is not None and self._loop.session.history_frames == 0:
+                self._say("No further back")
             return Command(rewind=REWIND_FRAMES, save=save)
         if self._paused and not frame:
             return Command(advance=False, save=save)
@@ -181,11 +188,31 @@ class Window:
     def _split(self) -> None:
         """Open or close the other half: a branch of the present that goes on without keys."""
         if self._other is not None:
-            self._other.close()
-            self._other = self._other_pixels = None
+            self._close_other()
+            if pygame.display.get_window_size() == self._widened:  # else the player has chosen another size
+                pygame.display.set_mode(self._narrow, pygame.RESIZABLE)
         elif self._loop is not None:
             self._other = self._loop.session.branch()
             self._other_pixels = self._other.render().pixels
+            self._widen()
+
+    def _widen(self) -> None:
+        """Make room for a second picture at the scale of the first, or the largest that the screen has room for."""
+        self._narrow = width, height = pygame.display.get_window_size()
+        wide = 2 * self.width + PANE_GAP
+        scale = min(width // self.width, height // self.height, _largest_scale(wide, self.height))
+        self._widened = (wide * scale, self.height * scale)
+        if self._widened[0] > width:
+            left, top = pygame.display.get_window_position()
+            pygame.display.set_mode(self._widened, pygame.RESIZABLE)
+            screen = pygame.display.get_desktop_sizes()[0][0]
+            if left < screen < left + self._widened[0]:  # it would reach over the edge
+                pygame.display.set_window_position((screen - self._widened[0], top))
+
+    def _close_other(self) -> None:
+        if self._other is not None:
+            self._other.close()
+        self._other = self._other_pixels = None
 
     def _step_other(self) -> None:
         if self._other is not None:
@@ -223,8 +250,7 @@ class Window:
         self._draw()
 
     def close(self) -> None:
-        if self._other is not None:
-            self._split()
+        self._close_other()
         self.controls.close()
         pygame.display.quit()
 
@@ -280,6 +306,6 @@ class Window:
         elif now < self._hint_until:
             painter.pill(overlay.hint(bindings, bool(self._pads)), top=painter.pad)
         if now < self._toast_until:
-            painter.pill(self._toast, bottom=painter.pad)
+            painter.pill(self._toast, bottom=painter.pad, above=self._help)
         elif self._paused and not self._help:
             painter.pill(overlay.pause_hint(bindings), bottom=painter.pad)

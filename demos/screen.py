@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pygame
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
+
+UNSEEN = ("offscreen", "dummy")  # what SDL falls back to where no screen answers
 
 
 class NoDisplay(DreamloopError):
@@ -19,7 +20,7 @@ class NoDisplay(DreamloopError):
 
 def load_image(path: str | os.PathLike[str], spec: WorldSpec) -> np.ndarray:
     """An image file as a start frame, resized to the world's size, (H, W, 3) uint8."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False, too, for a name that no file can have
         raise DreamloopError(f"--start {path}: no such image (and not the index of a start frame)")
     try:
         loaded = pygame.image.load(os.fspath(path))
@@ -45,6 +46,10 @@ def start_display() -> str:
         os.environ.setdefault("SDL_FRAMEBUFFER_ACCELERATION", "0")
     try:
         pygame.display.init()
+        if not asked and pygame.display.get_driver() in UNSEEN:
+            pygame.display.quit()
+            named = [f"{name}={os.environ[name]}" for name in ("DISPLAY", "WAYLAND_DISPLAY") if os.environ.get(name)]
+            raise NoDisplay(f"no display here ({' and '.join(named) or 'the screen'} does not answer)")
         sizes = ", ".join(f"{width}x{height}" for width, height in pygame.display.get_desktop_sizes())
         return f"{pygame.display.get_driver()} {sizes}".strip()
     except pygame.error as error:

@@ -15,7 +15,6 @@ and a client that reads too slowly gets the newest frame and misses the ones bef
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamloop.demos.verbs.common import Parser, whole
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World, load_world
 from dreamloop.runtime import BatchedSession, Frame
@@ -165,11 +165,11 @@ class Server:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Serve dreams over TCP.")
+    parser = Parser(description="Serve dreams over TCP.")
     parser.add_argument("world", nargs="?", default="doom-arena", help="a world of the zoo or a folder")
-    parser.add_argument("--seats", type=int, default=4)
+    parser.add_argument("--seats", type=whole(1), default=4)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=7007)
+    parser.add_argument("--port", type=whole(0), default=7007)
     args = parser.parse_args(argv)
     try:
         server = Server(load_world(args.world), args.seats)

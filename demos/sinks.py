@@ -17,6 +17,7 @@ from dreamloop.runtime.loop import Sink
 from dreamloop.runtime.session import Frame
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import OutputContainer
 
 VIDEO_SCALE = 2  # so that the halved colour resolution of yuv420p loses nothing
@@ -77,7 +78,7 @@ class VideoSink:
         try:
             self._part.open("wb").close()  # PyAV's own message does not say which file it was
         except OSError as error:
-            raise DreamloopError(f"cannot write {self.path}: {error.strerror}") from error
+            raise self._refused(error) from error
         self._container: OutputContainer | None = av.open(str(self._part), "w", format="mp4")
         codec, options = "mpeg4", {"qscale": "2"}
         with contextlib.suppress(av.codec.codec.UnknownCodecError):
@@ -96,9 +97,19 @@ class VideoSink:
         assert self._container is not None, "the recording is closed"
         pixels = frame.pixels.repeat(VIDEO_SCALE, axis=0).repeat(VIDEO_SCALE, axis=1)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        for packet in self._stream.encode(picture):
-            self._container.mux(packet)
+        try:
+            self._encode(self._container, picture)
+        except OSError as error:  # such as a full disk
+            raise self._refused(error) from error
         self.frames += 1
+
+    def _encode(self, container: OutputContainer, picture: VideoFrame | None) -> None:
+        """Write a picture; None writes what the encoder still holds."""
+        for packet in self._stream.encode(picture):
+            container.mux(packet)
+
+    def _refused(self, error: OSError) -> DreamloopError:
+        return DreamloopError(f"cannot write {self.path}: {error.strerror}")
 
     def hold(self) -> None:
         pass
@@ -107,15 +118,18 @@ class VideoSink:
         """Finish the file; keep=False throws it away. A second call does nothing."""
         if self._container is None:
             return
+        container, self._container = self._container, None
         keep = keep and self.frames > 0
-        if keep:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-        self._container.close()
-        self._container = None
-        if keep:
-            os.replace(self._part, self.path)
-        else:
+        try:
+            if keep:
+                self._encode(container, None)
+            container.close()
+            if keep:
+                os.replace(self._part, self.path)
+        except OSError as error:
+            if keep:
+                raise self._refused(error) from error
+        finally:
             self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:

@@ -30,6 +30,8 @@ from dreamloop.runtime.engines import open_engine
 from dreamloop.runtime.engines.base import Engine, State, turn_of
 from dreamloop.runtime.session import Action, Frame, checked_seed, start_image
 
+MOST_SEATS = 1 << 16
+
 
 class BatchedSession:
     """world, engine: as for `Session`; seats: B, how many can play at once. faults: how many frames of
@@ -37,8 +39,8 @@ class BatchedSession:
 
     def __init__(self, world: World | str | os.PathLike[str], seats: int, engine: str | Engine = "auto",
                  precision: str | None = None, threads: int | None = None) -> None:
-        if seats < 1:
-            raise DreamloopError(f"seats={seats} must be 1 or more")
+        if not 1 <= seats <= MOST_SEATS:
+            raise DreamloopError(f"seats={seats} must be 1 to {MOST_SEATS}")
         self.world = world if isinstance(world, World) else load_world(world)
         self.engine = open_engine(self.world, engine, precision, threads) if isinstance(engine, str) else engine
         if self.engine.world.hash != self.world.hash:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -61,6 +62,6 @@ def draw_profile(profiler: Profiler, path: str | os.PathLike[str], title: str = 
     line.set_title("from reading an input to the picture that shows it", loc="left", fontsize="medium")
     spread.set(xlabel="how many")
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, format=Path(path).suffix[1:] or "png")  # said here: else it renames the file
     except (OSError, ValueError) as error:  # ValueError: a file type that matplotlib does not know
         raise DreamloopError(f"cannot write the plot {path}: {error}") from error

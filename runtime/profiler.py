@@ -12,6 +12,7 @@ that shows it. Pictures of a profile: profile_plot.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -157,11 +158,13 @@ class Profiler:
     def save_trace(self, path: str | os.PathLike[str], process: str = "dreamloop") -> None:
         """Write `trace` to a file, whole or not at all."""
         target = Path(path)
-        part = target.with_name(target.name + ".part")
+        part = target.parent / f"{target.name}.part"
         try:
             part.write_text(json.dumps(self.trace(process)), "utf-8")
             os.replace(part, target)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
             raise DreamloopError(f"cannot write the trace {target}: {error.strerror}") from error
 
 

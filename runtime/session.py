@@ -309,9 +309,13 @@ class Session:
 
 def checked_seed(seed: int) -> int:
     """A seed that noise can be keyed with; raises `DreamloopError`."""
-    if not 0 <= seed < 1 << 64:
-        raise DreamloopError(f"seed={seed} must be 0 or more, below 2^64")
-    return int(seed)
+    try:
+        whole = operator.index(seed)
+    except TypeError:
+        raise DreamloopError(f"seed={seed!r} must be a whole number") from None
+    if not 0 <= whole < 1 << 64:
+        raise DreamloopError(f"seed={whole} must be 0 or more, below 2^64")
+    return whole
 
 
 def start_image(world: World, start: int | np.ndarray) -> np.ndarray:

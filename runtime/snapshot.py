@@ -11,6 +11,7 @@ untrusted input: what does not fit is refused in one line. It holds one moment, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -63,11 +64,13 @@ class Snapshot:
                 "index": moment.index, "seed": moment.seed, "slot_count": len(moment.parts)}
         data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()},
                     {"dreamloop": json.dumps(said)})
-        part_file = target.with_name(target.name + ".part")
+        part_file = target.parent / f"{target.name}.part"
         try:
             part_file.write_bytes(data)
             os.replace(part_file, target)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                part_file.unlink()
             raise DreamloopError(f"cannot write {target}: {error.strerror}") from error
 
     @classmethod

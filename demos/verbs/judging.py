@@ -121,10 +121,11 @@ def add_engines(verb: AddVerb) -> None:
 def _doctor(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.demos.doctor import doctor
     report = doctor(tuple(args.worlds))
+    wide = max(len(check["name"]) for check in report["checks"]) + 2
     for check in report["checks"]:
-        print(f"{check['status']:<9}{check['name']:<20}{check['detail']}")
+        print(f"{check['status']:<9}{check['name']:<{wide}}{check['detail']}")
         if check["advice"]:
-            print(f"{'':<29}-> {check['advice']}")
+            print(f"{'':<{9 + wide}}-> {check['advice']}")
     return report
 
 

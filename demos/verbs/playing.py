@@ -56,6 +56,8 @@ def add_play(verb: AddVerb) -> None:
 def _profile(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.demos.profile import compare_profiles, profile
     if args.compare:
+        if args.trace or args.plot or args.players is not None:
+            raise DreamloopError("--compare plays nothing: leave --trace, --plot and --players out")
         return compare_profiles(*args.compare)
     from dreamloop.demos.play import PlayOptions
     from dreamloop.models.core.world import load_world
@@ -86,6 +88,8 @@ def add_profile(verb: AddVerb) -> None:
 
 
 def _replay(args: argparse.Namespace) -> dict[str, Any]:
+    if args.verify and args.record:
+        raise DreamloopError("--verify compares the frames, --record writes them: one at a time")
     from dreamloop.demos.replay import replay_log
     report = replay_log(args.log, verify=args.verify, world=args.world, engine=args.engine, record=args.record,
                         state=args.state)
@@ -120,8 +124,10 @@ def _bindings(args: argparse.Namespace) -> dict[str, Any]:
         write_bindings(path, worlds)
         print(f"wrote {path}; edit it, and the next game has its keys")
     bindings = load_bindings(world.spec, args.file)
-    for keys, pad, does in (*bindings.action_rows(), *bindings.command_rows()):
-        print(f"{does:<40}{keys:<28}{pad}")
+    rows = [*bindings.action_rows(), *bindings.command_rows()]
+    wide, keys_wide = (max(len(row[column]) for row in rows) + 2 for column in (2, 0))
+    for keys, pad, does in rows:
+        print(f"{does:<{wide}}{keys:<{keys_wide}}{pad}")
     print(f"from {bindings.path}" if bindings.path else f"from the defaults; --write makes {path} to edit")
     return {"world": world.name, "file": str(path), "exists": path.is_file(), "actions": bindings.actions,
             "commands": bindings.commands}

@@ -79,6 +79,7 @@ def test_walking_up_taking_control_and_stepping_back(room: arcade.Arcade, world:
         assert (room.dream == alone.step().pixels).all()
     run(room, 60)
     assert room.zoom > 0.99
+    assert room.keys.split("     ") == ["Left: turn left", "Right: turn right", "Space: attack", "Esc: back"]
     down("Escape")
     run(room, 1)
     assert room.open and not room.playing
@@ -95,6 +96,7 @@ def test_it_runs_as_a_program(world: World, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     tiny_world(tmp_path / "tiny")
     assert arcade.main([str(tmp_path / "tiny"), "--frames", "3"]) == 0
-    with pytest.raises(SystemExit) as left:
-        arcade.main(["nowhere"])
-    assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+    for wrong in (["nowhere"], ["--frames", "0"]):
+        with pytest.raises(SystemExit) as left:
+            arcade.main(wrong)
+        assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1

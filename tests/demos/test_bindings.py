@@ -149,6 +149,7 @@ def test_the_verb_shows_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["bindings", str(tmp_path / "tiny")]) == 0
     out = capsys.readouterr().out
     assert "Back in time, while held" in out and "LB" in out
+    assert "goes on without keys  B" in out  # columns apart, however long their texts
 
 
 def test_every_input_has_a_name_for_players_and_is_one_thing_only() -> None:

@@ -149,14 +149,19 @@ BAD = {
     "held without headless": (["play", "TINY", "--hold", "attack"], "--headless"),
     "start beyond": (["play", "TINY", "--headless", "--start", "99"], "start=99"),
     "no such image": (["play", "TINY", "--headless", "--start", "none.png"], "none.png"),
+    "start with a name that no file has": (["play", "TINY", "--headless", "--start", "9" * 5000], "no such image"),
     "not an image": (["play", "TINY", "--headless", "--start", "broken.png"], "not an image"),
     "not a video": (["play", "TINY", "--headless", "--record", "out.txt"], ".mp4"),
     "no such folder": (["play", "TINY", "--headless", "--record", "none/out.mp4"], "cannot write none/out.mp4"),
     "log in no folder": (["play", "TINY", "--headless", "--actions", "none/a"], "cannot write none/a"),
     "trace in no folder": (["profile", "TINY", "--frames", "1", "--trace", "none/t"], "cannot write the trace none/t"),
+    "trace in place of a folder": (["profile", "TINY", "--frames", "1", "--trace", "."], "cannot write the trace ."),
     "no such bindings": (["play", "TINY", "--headless", "--bindings", "none.toml"], "cannot read none.toml"),
     "no profile to compare": (["profile", "--compare", "none", "none"], "cannot read none"),
     "not a profile": (["profile", "--compare", "broken.png", "broken.png"], "broken.png is not a profile"),
+    "compared and drawn": (["profile", "--compare", "a", "b", "--plot", "p.png"], "--compare plays nothing"),
+    "verified and filmed": (["replay", "log", "--verify", "--record", "out.mp4"], "one at a time"),
+    "more players than numbers": (["profile", "TINY", "--players", "1" + "0" * 30], "must be 1 to 65536"),
     "no minutes": (["train", "doom-arena", "--minutes", "0"], "--minutes: 0 must be above 0"),
     "truncated weights": (["play", "CUT", "--headless"], "cut"),
 }
@@ -185,6 +190,20 @@ def test_a_failed_recording_leaves_nothing_behind(folder: Path, tmp_path: Path) 
     pytest.importorskip("av", reason="videos are written with PyAV")
     assert main(["play", str(folder), "--headless", "--record", "out.mp4", "--actions", "none/a"]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [["--record", "out.mp4"], ["--actions", "log"], ["--trace", "trace.json"]])
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(folder: Path, tmp_path: Path, options: list[str]) -> None:
+    resource = pytest.importorskip("resource", reason="the size of files is bounded in POSIX's way")
+    if options[0] == "--record":
+        pytest.importorskip("av", reason="videos are written with PyAV")
+    verb = ["profile", str(folder)] if options[0] == "--trace" else ["play", str(folder), "--headless"]
+    done = subprocess.run([sys.executable, "-m", "dreamloop.demos.cli", *verb, "--frames", "60", *options],
+                          capture_output=True, text=True, check=False,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)))
+    assert done.returncode == 2 and "cannot write" in done.stderr and f"{options[1]}: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == (["log"] if options[1] == "log" else [])
 
 
 def test_help_of_every_verb_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,9 +37,10 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, d
 def test_a_world_that_plays_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    world = tiny_world(tmp_path / "tiny")
-    status, checks, lines = checked(capsys, str(tmp_path / "tiny"))
-    assert status == 0 and world.hash[:12] in checks["world tiny"]["detail"]
+    world = tiny_world(tmp_path / "tiny-with-a-long-name")
+    status, checks, lines = checked(capsys, str(tmp_path / "tiny-with-a-long-name"))
+    assert status == 0 and checks["world tiny-with-a-long-name"]["detail"].startswith(world.hash[:12])
+    assert f"world tiny-with-a-long-name  {world.hash[:12]}" in lines[-1] + lines[-2]
     assert {f"engine {name}" for name in (*ENGINE_NAMES, "auto")} <= checks.keys()
     for name in ENGINE_NAMES:
         check, known = checks[f"engine {name}"], engine_status(name)

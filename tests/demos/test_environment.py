@@ -208,4 +208,18 @@ def test_the_agent_lives_in_a_dream(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert float(capsys.readouterr().out.split(":")[1].split()[0]) > 0
     with pytest.raises(SystemExit) as left:
         agent.main([str(tmp_path / "lived-in"), "--steps", "0"])
-    assert left.value.code == 2 and "0 must be 1 or more" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert left.value.code == 2 and "0 must be 1 or more" in told and told.count("\n") == 1
+
+
+def test_of_two_worlds_of_one_name_the_last_one_counts(tmp_path: Path) -> None:
+    worlds = [tiny_world(tmp_path / folder / "twin", fps=fps) for folder, fps in (("a", 20.0), ("b", 30.0))]
+    for folder, world in zip("ab", worlds, strict=True):
+        environment = gymnasium.make(register("twin", str(tmp_path / folder / "twin")), **OPTIONS)
+        assert environment.unwrapped.world.hash == world.hash
+        environment.close()
+
+
+def test_a_name_that_gymnasium_does_not_take_is_one_line() -> None:
+    with pytest.raises(DreamloopError, match="'my world' cannot be an environment's name"):
+        register("my world")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,32 @@ def test_overlays_come_and_go(window: Window, world: World, key: str, size: tupl
     assert (screen() == plain).all()
 
 
+def test_long_lines_are_broken_between_their_parts_and_stay_in_the_window(window: Window) -> None:
+    surface = pygame.display.set_mode((300, 200))
+    painter, hint = overlay.Painter(surface), overlay.GAP.join(f"Key {n}: turn {n}" for n in range(9))
+    for text, gap in ((hint, overlay.GAP), ("Nothing to load: " + "the reason is long " * 9, " ")):
+        lines = painter.lines(text, 280)
+        assert len(lines) > 1 and gap.join(lines) == text
+        assert all(painter.font.size(line)[0] <= 280 for line in lines)
+    surface.fill((0, 0, 0))
+    painter.pill(hint, top=painter.pad)
+    drawn = np.flatnonzero(screen().any(axis=(0, 2)))
+    assert drawn[0] > 0 and drawn[-1] < 299
+
+
+def test_what_is_said_over_the_help_page_can_be_read(window: Window, world: World) -> None:
+    pygame.display.set_mode((800, 600))
+    window.present(Frame(1, world.starts[0]))
+    down("KeyH")
+    window.read()
+    window._say("Saved tiny-quick.safetensors")
+    window.present(Frame(1, world.starts[0]))
+    assert window._painter is not None
+    bottom = 600 - window._painter.pad
+    assert (screen()[bottom - 5 : bottom - 2, 380:420] == overlay.PANEL[:3]).all()  # nothing shines through
+    assert (screen()[bottom - 1, 380:420] == overlay.DIM).all()
+
+
 def test_the_hint_fades(window: Window, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     window.present(Frame(1, world.starts[0]))
     hinted = screen()
@@ -208,6 +235,23 @@ def test_backspace_goes_back_in_a_pause_too(played: Played) -> None:
     assert played.session.index == 4
 
 
+def test_backspace_says_where_the_past_ends(played: Played) -> None:
+    played.run(3)
+    down("Backspace")
+    played.run(1)
+    assert played.window._toast == ""
+    played.run(2)
+    assert played.session.index == 0 and played.window._toast == "No further back"
+
+
+def test_a_tap_on_backspace_goes_back_once(played: Played) -> None:
+    played.run(5)
+    down("Backspace")
+    up("Backspace")
+    played.run(1)
+    assert played.session.index == 3
+
+
 def test_f5_and_f9_save_and_load(played: Played, tmp_path: Path) -> None:
     played.run(5)
     shown = played.session.render().pixels
@@ -260,11 +304,37 @@ def test_b_shows_a_branch_beside_the_game_until_it_is_pressed_again(played: Play
     assert (shown(26) == played.session.render().pixels[16:]).all()
 
 
+def test_a_split_window_has_room_for_both_halves(played: Played) -> None:
+    played.run(2)
+    assert pygame.display.get_window_size() == (4 * 48, 4 * 32)
+    for split, size in ((True, (4 * (2 * 48 + 4), 4 * 32)), (False, (4 * 48, 4 * 32))):
+        down("KeyB")
+        played.run(1)
+        assert (played.window._other is not None) == split and pygame.display.get_window_size() == size
+    down("KeyB")
+    played.run(1)
+    pygame.display.set_mode((300, 200), pygame.RESIZABLE)  # what the player chose stays
+    down("KeyB")
+    played.run(1)
+    assert pygame.display.get_window_size() == (300, 200)
+
+
 def test_no_display_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
     with pytest.raises(NoDisplay, match="DISPLAY"):
+        Window(world)
+
+
+def test_a_display_that_does_not_answer_is_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SDL would go on without a window that anybody sees."""
+    for name in ("WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISPLAY", ":9173")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("DISPLAY is a thing of X11")
+    with pytest.raises(NoDisplay, match="no display here"):
         Window(world)
 
 

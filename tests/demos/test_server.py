@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from worlds import tiny_world
 
-from dreamloop.demos import client
+from dreamloop.demos import client, server
 from dreamloop.demos.client import Client
 from dreamloop.demos.server import MAX_LINE_BYTES, Server
 from dreamloop.models.core.errors import DreamloopError
@@ -184,8 +184,11 @@ def test_server_and_client_are_programs(tmp_path: Path, capsys: pytest.CaptureFi
     assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+HELLO = b'{"size": 0, "world": "tiny", "actions": ["attack"], "height": 2, "width": 2, "seed": 1}\n'
+
+
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"7\n", b"{}\n", b'{"size": -1}\n',
-                                  b"x" * 100_000])
+                                  b"x" * 100_000, b'{"size": 0}\n', HELLO + b'{"size": 3}\nabc'])
 def test_what_is_no_server_of_dreams_is_one_line(said: bytes) -> None:
     async def test() -> None:
         async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -195,9 +198,23 @@ def test_what_is_no_server_of_dreams_is_one_line(said: bytes) -> None:
         async with await asyncio.start_server(answer, HOST, 0) as listening:
             port = listening.sockets[0].getsockname()[1]
             with pytest.raises(DreamloopError, match=f"{HOST}:{port} is no server of dreams"):
-                async with client.Client(HOST, port):
-                    pass
+                async with client.Client(HOST, port) as game:
+                    await game.frame()
     run(test)
+
+
+@pytest.mark.parametrize(("program", "options", "message"), [
+    (client, ["--port", "99999"], "no server at 127.0.0.1:99999"),
+    (client, ["--port", "x"], "'x' is not a whole number"),
+    (server, ["--port", "x"], "'x' is not a whole number"), (server, ["--seats", "1" + "0" * 30], "must be 1 to"),
+    (server, ["nowhere"], "no world 'nowhere'"), (server, ["TINY", "--port", "99999"], "cannot listen on")])
+def test_what_a_user_can_put_right_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], program: Any,
+                                               options: list[str], message: str) -> None:
+    tiny_world(tmp_path / "tiny")
+    with pytest.raises(SystemExit) as left:
+        program.main([str(tmp_path / "tiny") if option == "TINY" else option for option in options])
+    told = capsys.readouterr().err
+    assert left.value.code == 2 and message in told and told.count("\n") == 1
 
 
 def test_the_hello_is_all_that_a_client_must_know(world: World) -> None:

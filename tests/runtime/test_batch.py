@@ -109,8 +109,9 @@ def test_what_is_refused_moves_nobody(world: World, engine: Engine, case: str) -
 
 
 def test_a_full_game_and_a_game_without_seats_are_refused(world: World, engine: Engine) -> None:
-    with pytest.raises(DreamloopError, match="seats=0"):
-        BatchedSession(world, 0, engine)
+    for seats in (0, 10**30):
+        with pytest.raises(DreamloopError, match=f"seats={seats} must be 1 to"):
+            BatchedSession(world, seats, engine)
     with BatchedSession(world, 1, engine) as game:
         game.join()
         with pytest.raises(DreamloopError, match="all 1 seats are taken"):

@@ -363,10 +363,14 @@ def test_a_bad_state_file_is_one_line_and_the_session_goes_on(world: World, save
         assert everything(session) == before
 
 
-@pytest.mark.parametrize("place", ["none/state", "."])
-def test_a_state_that_cannot_be_written_says_so(world: World, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("place", ["none/state", "folder", "."])
+def test_a_state_that_cannot_be_written_says_so(world: World, tmp_path: Path, place: str,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
     with Session(world) as session, pytest.raises(DreamloopError, match="cannot write"):
-        session.snapshot().save(tmp_path / place)
+        session.snapshot().save(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def mutated(data: bytes, random: np.random.Generator) -> bytes:

@@ -92,6 +92,8 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(DreamloopError, match="cannot write the plot"):
         draw_profile(profile(1), tmp_path / "profile.nonsense")
+    draw_profile(profile(3), tmp_path / "named")
+    assert (tmp_path / "named").read_bytes().startswith(b"\x89PNG")  # under the very name that was asked for
 
 
 def staged(frames: int) -> Profiler:

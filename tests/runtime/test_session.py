@@ -173,6 +173,7 @@ REFUSED: dict[str, tuple[Callable[[Session], Any], type[Exception], str]] = {
     "start of a wrong type": (lambda s: s.reset("0"), DreamloopError, "start='0'"),  # type: ignore[arg-type]
     "image of a wrong shape": (lambda s: s.reset(np.zeros((48, 32, 3), np.uint8)), DreamloopError, "start is"),
     "seed below": (lambda s: s.reset(0, seed=-1), DreamloopError, "seed=-1"),
+    "seed between two": (lambda s: s.reset(0, seed=1.5), DreamloopError, "seed=1.5"),  # type: ignore[arg-type]
     "seed beyond": (lambda s: s.reset(0, seed=1 << 64), DreamloopError, "seed="),
     "prime without frames": (lambda s: s.prime(np.zeros((0, 32, 48, 3), np.uint8), []), DreamloopError, "at least one"),
     "prime with too few actions": (lambda s: s.prime(np.zeros((3, 32, 48, 3), np.uint8), [None]), DreamloopError,
