@@ -128,6 +128,8 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
     spec, start = world.spec, _start(options.start, world)
     if options.hold is not None:
         spec.actions.vector(options.hold)  # an unknown name is refused before an engine is built
+    if options.record and options.actions and os.path.abspath(options.record) == os.path.abspath(options.actions):
+        raise DreamloopError(f"{options.record} cannot be both the video and the log")
     bindings = None if options.headless and not options.bindings else load_bindings(spec, options.bindings)
     if bindings and (strange := sorted({*bindings.strangers} - {*zoo_names()})):
         say(f"{bindings.path} has keys for {', '.join(strange)}: no world of the zoo, nor the one played")

@@ -42,15 +42,16 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     chosen = recipe(name) if isinstance(name, str) else name
     if begin:
         chosen = beginning_from(chosen, begin)
+    first = load_world(chosen.begin_from) if chosen.begin_from else None
+    if first is not None:
+        for part in PARTS:  # refused before there is a run folder
+            inherited(first, chosen.spec, part)
     folder = Path(run_folder or Path("runs") / chosen.spec.name)
     run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
     what = f"--game {unquote(chosen.spec.game)}" if chosen.game else chosen.spec.name
     run.record["command"] = f"dreamloop train {what}{f' --begin {begin}' if begin else ''} --minutes {seconds / 60:g}"
-    first = load_world(chosen.begin_from) if chosen.begin_from else None
     if first is not None:
-        for part in PARTS:  # refused before anything is recorded
-            inherited(first, chosen.spec, part)
         run.record["begins_from"] = f"{first.name} ({first.hash[:8]})"
     recorded = _record(run, chosen, player, Path(recordings) if recordings else None)
     data, held_out = Recording(recorded, "train"), Recording(recorded, "held_out")
