@@ -3,9 +3,13 @@
 Small fast things are what latent models lose, so: cells of 8x8 pixels, not 16x16, so that the ball is 3% of
 one; pixels and cells of ball and paddles, which the game tells from its memory, weigh far more in both losses,
 the ball as much as a paddle (by its area alone it was forgotten: of 52 frames with a ball the autoencoder
-showed none), and so do pixels that change. The game is all but certain given two frames, so its memory is
-short; what is left open (how the other side will return) scoring makes a choice of, where a mean would let the
-ball fade.
+showed none), and so do pixels that change. Three quarters of the autoencoder's batches are windows around ball and
+paddles: of 148 held-out frames with a ball, whole frames alone had taught it to show 98 in 18 minutes of one core;
+after 5 more of windows it showed 136, after 14 more 146, none of them elsewhere.
+The game is all but certain given two frames, so its memory is short, and four layers are enough: they see half as many
+frames again in the same time as six. What is left open (how the other side will return) scoring makes a choice of,
+where a mean would let the ball fade; the network's own past is six frames at most there, for what a longer one has
+parted from says nothing of where the ball should be.
 """
 
 from __future__ import annotations
