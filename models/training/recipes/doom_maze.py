@@ -3,8 +3,9 @@
 What a turn reveals was not on the screen, so the next frame is not certain given the past: a
 regressor averages over rooms, and scoring, which makes the step a generator, is there for that. Its
 memory reaches further back than the arena's: besides the window, frames at every 8th. It begins from the corridor's
-weights, which know how to walk, and keeps stage `dynamics` short: it turns the generator that it begins from back into
-a regressor (the corridor began from the arena's and left that stage with 0.34 of the real latents' spread, 16 frames on).
+weights, which know how to walk, and keeps stage `dynamics` short: it turns the generator that it begins from back
+into a regressor (the corridor, begun from the arena's, left that stage with 0.34 of the real latents' spread, 16
+frames on).
 """
 
 from __future__ import annotations
