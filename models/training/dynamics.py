@@ -67,7 +67,6 @@ class ClipTrainer:
         self.net = Dynamics(spec).to(run.device)
         # a dilated ring has a geometry for each phase of a clip, and each would be compiled anew
         self._in_clip = self.net.in_clip if spec.memory.dilation > 1 else run.compiled(self.net.in_clip)
-        self._compiled_shape: torch.Size | None = None
 
     def first_frame(self, rng: np.random.Generator) -> int:
         """Index of a clip's first frame: a random phase of the dilated ring; 1 where sinks matter."""
@@ -79,13 +78,11 @@ class ClipTrainer:
         return torch.from_numpy(conditioning.condition(action.cpu().numpy(), *levels)).to(action.device)
 
     def predict(self, previous: Tensor, x: Tensor, action: Tensor, condition: Tensor, first: int,
-                net: Dynamics | None = None) -> Tensor:
-        """z_hat (B, F, C, h, w) float32 of a clip in parallel, by `net` (default: the one in training). Clips of the
-        shape that learns first, which is that of most batches, go through compiled code."""
+                net: Dynamics | None = None, of_many: bool = False) -> Tensor:
+        """z_hat (B, F, C, h, w) float32 of a clip in parallel, by `net` (default: the one in training). of_many: most
+        batches of the stage have this shape and learn, so it is worth compiling for."""
         geometry = sequence_geometry(self.spec, first, x.shape[1], x.device, x.dtype)
-        in_clip = (net or self.net).in_clip
-        if net is None and torch.is_grad_enabled() and self._compiled_shape in (None, x.shape):
-            self._compiled_shape, in_clip = x.shape, self._in_clip
+        in_clip = self._in_clip if of_many else (net or self.net).in_clip
         with self.run.autocast():
             out = in_clip(previous, x, action, condition, geometry)
         return out.float()
@@ -134,7 +131,7 @@ class ClipTrainer:
             keep = torch.rand(shape, device=z.device)[:, :-1, None, None, None] < 0.8
             previous = torch.cat([previous[:, :1], torch.where(keep, made[:, :-1], previous[:, 1:])], dim=1)
         previous, told = self.corrupt(previous)
-        predicted = self.predict(previous, x, action, self.condition(action, level, told), first)
+        predicted = self.predict(previous, x, action, self.condition(action, level, told), first, of_many=True)
         loss = self.loss(predicted, target, objects)
         loss.backward()
         return {"loss": loss}

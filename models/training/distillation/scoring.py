@@ -83,18 +83,18 @@ class ScoredStudent:
             return {"own_score": score}
         z, action, objects = trainer.sample(clips, rng, s.batch_clips)
         previous, told = trainer.corrupt(z[:, :-1])
-        score = self._score(previous, z[:, 1:], action, objects, told, trainer.first_frame(rng))
+        score = self._score(previous, z[:, 1:], action, objects, told, trainer.first_frame(rng), of_many=True)
         score.backward()
         return {"score": score}
 
     def _score(self, previous: Tensor, target: Tensor, action: Tensor, objects: Tensor, told: Tensor,
-               first: int) -> Tensor:
+               first: int, of_many: bool = False) -> Tensor:
         """Score of two answers to the same clip, (B, F, ...) all, from noises drawn here."""
         trainer = self.trainer
         condition = trainer.condition(action, torch.ones_like(told), told)
         twice = [x.repeat(2, *[1] * (x.ndim - 1)) for x in (previous, action, condition)]
         noise = torch.randn(2 * len(target), *target.shape[1:], device=target.device)
-        answers = trainer.predict(twice[0], noise, twice[1], twice[2], first).chunk(2)
+        answers = trainer.predict(twice[0], noise, twice[1], twice[2], first, of_many=of_many).chunk(2)
         weight = 1.0 + trainer.settings.object_weight * objects
         weight = weight / weight.mean()
         cells = [x.flatten(3).transpose(2, 3) for x in (*answers, target)]  # (B, F, h * w, C)

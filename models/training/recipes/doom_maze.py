@@ -2,10 +2,10 @@
 
 What a turn reveals was not on the screen, so the next frame is not certain given the past: a
 regressor averages over rooms, and scoring, which makes the step a generator, is there for that. Its
-memory reaches further back than the arena's: besides the window, frames at every 8th. It begins from the corridor's
-weights, which know how to walk, and keeps stage `dynamics` short: it turns the generator that it begins from back
-into a regressor (the corridor, begun from the arena's, left that stage with 0.34 of the real latents' spread, 16
-frames on).
+memory reaches further back than the arena's: besides the window, frames at every 8th. It begins from the arena's
+weights, which know how a turn pans a wall, and keeps stage `dynamics` short, for that turns the generator that it
+begins from back into a regressor: the corridor, begun likewise, left it with 0.34 of the real latents' spread, 16
+frames on.
 """
 
 from __future__ import annotations
@@ -33,4 +33,4 @@ MAZE = dataclasses.replace(
 
 DOOM_MAZE = beginning_from(dataclasses.replace(
     MAZE, shares={"autoencoder": 0.20, "dynamics": 0.06, "scoring": 0.56, "decoder": 0.10, "judges": 0.08}),
-    "doom-corridor")
+    "doom-arena")

@@ -14,12 +14,9 @@ parted from says nothing of where the ball should be.
 
 from __future__ import annotations
 
-import math
-
 from dreamloop.models.core.spec import ActionSpec, AutoencoderSpec, Button, DynamicsSpec, MemorySpec, WorldSpec
 from dreamloop.models.training.autoencoder import AutoencoderTraining
-from dreamloop.models.training.distillation.regression import Rollouts
-from dreamloop.models.training.distillation.scoring import Scoring
+from dreamloop.models.training.distillation.regression import SelfRollout
 from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.recipes import Recipe
 
@@ -34,11 +31,10 @@ PONG = Recipe(
     record_frames=100_000,
     held_out_frames=12_000,
     minutes=115.0,  # of one core
-    shares={"autoencoder": 0.28, "dynamics": 0.32, "scoring": 0.36, "judges": 0.04},
+    shares={"autoencoder": 0.28, "dynamics": 0.487, "self_rollout": 0.165, "judges": 0.03},
     gates={"autoencoder.psnr": 28.0, "autoencoder.objects_kept": 0.9,
-           "dynamics.shuffle_ratio": 1.05, "scoring.shuffle_ratio": 1.05},
+           "dynamics.shuffle_ratio": 1.05, "self_rollout.shuffle_ratio": 1.05},
     autoencoder=AutoencoderTraining(object_weight=32.0, object_weight_end=8.0, object_size=64, change_weight=4.0,
                                       crop_share=0.75),
     dynamics=DynamicsTraining(batch_clips=5, object_weight=12.0, history_noise=0.3),
-    distillation=(Scoring(rollouts=Rollouts(batch_clips=4, shortest=6, grow=math.inf), rollout_share=0.4,
-                          rollouts_from=0.15, learning_rate=1e-3, matrix_learning_rate=1e-2),))
+    distillation=(SelfRollout(learning_rate=5e-4, matrix_learning_rate=5e-3, parallel_share=0.4),))
