@@ -48,5 +48,5 @@ def clips_of(spec: WorldSpec, count: int = 3) -> LatentClips:
         moves = np.where(action[:, :1, None, None] > 0, 0.3, -0.3) * np.ones((80, *shape))
         latents.append((rng.standard_normal(shape) + np.cumsum(moves, axis=0)).astype(np.float16))
         actions.append(action)
-        objects.append(rng.random((80, *shape[1:])) < 0.1)
+        objects.append(rng.random((80, *shape[1:])) < 0.05)  # a tenth of the cells weighs more: there, or just left
     return LatentClips(latents, actions, objects, 24)
