@@ -4,7 +4,7 @@ enemies grow and pass by, and what a turn or a step reveals is less certain than
 It begins from the arena's weights: status bar, pistol, flash, brick and monsters are the same, and so is how a turn
 pans them, so its minutes go into walking. That fixes its sizes to the arena's. From nothing, in an hour of two cores,
 the same networks with 24 latent channels left walls of mist: gradient 0.63, and 55% of its shots flashed. From the
-arena, in 112 minutes of one core, 93% flash and the autoencoder is better than the arena's (30.1 dB, gradient 0.70),
+arena, in 110 minutes of one core, 93% flash and the autoencoder is better than the arena's (30.1 dB, gradient 0.70),
 but walls still lose their shape: its code keeps texture that nobody can foretell while walking (motion_error 0.98, the
 arena's 0.77), and after `scoring` an answer is as far from the truth as the frame before is (0.354 and 0.361; the
 arena's 0.24 and 0.33). More tokens a frame, or a code that must be foretold, is what to try next.

@@ -4,10 +4,10 @@ Small fast things are what latent models lose, so: cells of 8x8 pixels, not 16x1
 one; pixels and cells of ball and paddles, which the game tells from its memory, weigh far more in both losses,
 the ball as much as a paddle (by its area alone it was forgotten: of 52 frames with a ball the autoencoder
 showed none), and so do pixels that change. Three quarters of the autoencoder's batches are windows around ball and
-paddles: of 148 held-out frames with a ball, whole frames alone had taught it to show 98 in 18 minutes of one core;
-after 5 more of windows it showed 136, after 14 more 146, none of them elsewhere.
-The game is all but certain given two frames, so its memory is short, and four layers are enough: they see half as
-many frames again in the same time as six. It ends on its own rollouts, pulled towards the recording: of held-out frames
+paddles: of 148 held-out frames with a ball, whole frames alone had taught it to show 98 in some 20 minutes of one
+core; after 6 of windows it showed 136, after 13 of them 146, none of them elsewhere.
+The game is all but certain given two frames, so its memory is short, and four layers, two thirds of the arithmetic
+of six, are enough. It ends on its own rollouts, pulled towards the recording: of held-out frames
 with a ball, 14 frames into a rollout, 65% showed it after 56 minutes of stage `dynamics` (50% where it should be),
 82% (65%) after 16 minutes of rollouts; eight minutes of scoring in their stead gave 64% (43%) and lost paddles. What is
 open, such as how the other side will return, is answered with a mean, and that is why things fade after some seconds.
