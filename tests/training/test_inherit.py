@@ -17,7 +17,7 @@ from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.models.training.inherit import PARTS, inherited
-from dreamloop.models.training.recipes import recipe
+from dreamloop.models.training.recipes import beginning_from, recipe
 
 OTHER_KEYS = ActionSpec((Button("forward"), Button("attack"), Button("turn_left")))
 
@@ -61,6 +61,12 @@ def test_another_size_is_refused_by_name(first: World) -> None:
     wider = dataclasses.replace(tiny_spec().autoencoder, latent_channels=8)
     with pytest.raises(DreamloopError, match=r"cannot begin from tiny: autoencoder.encoder.head.weight is 8x.* there"):
         inherited(first, dataclasses.replace(first.spec, autoencoder=wider), "autoencoder")
+
+
+def test_rates_are_gentler_once_however_often_another_beginning_is_named() -> None:
+    arena, once = recipe("doom-arena"), beginning_from(recipe("doom-arena"), "doom-arena")
+    assert once.dynamics.matrix_learning_rate == arena.dynamics.matrix_learning_rate / 2
+    assert beginning_from(once, "pong") == dataclasses.replace(once, begin_from="pong")
 
 
 def test_the_corridor_can_begin_from_the_arena_that_ships() -> None:

@@ -49,6 +49,8 @@ class Recipe:
 
 def beginning_from(recipe: Recipe, world: str) -> Recipe:
     """The recipe with the weights of `world` as the first ones, and gentler rates, for they are not random."""
+    if recipe.begin_from:  # its rates are gentle already
+        return replace(recipe, begin_from=world)
     a, d = recipe.autoencoder, recipe.dynamics
     return replace(
         recipe, begin_from=world, autoencoder=replace(a, learning_rate=a.learning_rate * 2 / 3),
