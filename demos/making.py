@@ -29,7 +29,8 @@ def record(game: str, out: str, frames: int, seed: int, policy: str | None, held
 
 
 def train(recipe: str | None, game: str | None, minutes: float | None, device: str | None, resume: bool,
-          run_folder: str | None, policy: str | None, recordings: str | None, begin: str | None) -> tuple[Path, str]:
+          run_folder: str | None, policy: str | None, recordings: str | None, begin: str | None,
+          only: str) -> tuple[Path, str]:
     """Train a world; returns its folder and the game to judge it against."""
     if (recipe is None) == (game is None):
         raise DreamloopError("name a RECIPE or a --game, one of the two")
@@ -40,7 +41,8 @@ def train(recipe: str | None, game: str | None, minutes: float | None, device: s
     from dreamloop.models.training.recipes.own import recipe_for
     chosen = recipe_named(recipe) if recipe is not None else recipe_for(game or "")
     folder = pipeline.train(chosen, minutes=minutes, device=device, resume=resume, run_folder=run_folder,
-                            player=_player(policy, chosen.game_name), recordings=recordings, begin=begin)
+                            player=_player(policy, chosen.game_name), recordings=recordings, begin=begin,
+                            stages=tuple(filter(None, only.split(","))))
     return folder, chosen.game_name
 
 

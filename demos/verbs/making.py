@@ -41,7 +41,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     with packages("training", "train,games,eval"):
         from dreamloop.demos import making
         folder, game = making.train(args.recipe, args.game, args.minutes, args.device, args.resume, args.run_folder,
-                                    args.policy, args.recordings, args.begin)
+                                    args.policy, args.recordings, args.begin, args.only)
         from dreamloop.models.core.world import load_world
         from dreamloop.models.training import packing
         from dreamloop.runtime.evaluate import evaluate
@@ -65,6 +65,8 @@ def add_train(verb: AddVerb) -> None:
     train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")
     train.add_argument("--begin", metavar="WORLD",
                        help="begin from the weights of this world, of the same sizes (default: the recipe's, if any)")
+    train.add_argument("--only", default="", metavar="A,B",
+                       help="stages that get all the minutes, such as self_rollout; needs a world to begin from")
     train.add_argument("--run-folder", metavar="OUT", help="where checkpoints lie (default: the recipe's)")
 
 

@@ -104,8 +104,11 @@ class ClipTrainer:
         noise = corruption[..., None, None, None] * torch.randn_like(previous)
         return previous + noise, corruption * chance(s.history_noise_told)
 
-    def loss(self, predicted: Tensor, target: Tensor, objects: Tensor) -> Tensor:
+    def loss(self, predicted: Tensor, target: Tensor, objects: Tensor, of_frame: Tensor | None = None) -> Tensor:
+        """Weighted mean squared error; latents (B, F, C, h, w), objects (B, F, h, w), of_frame (B, F): weights."""
         weight = 1.0 + self.settings.object_weight * objects[:, :, None]
+        if of_frame is not None:
+            weight = weight * of_frame[:, :, None, None, None]
         return (weight / weight.mean() * (predicted - target).square()).mean()
 
     def sample(self, clips: LatentClips, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:

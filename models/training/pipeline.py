@@ -9,7 +9,7 @@ ends at a gate: below its figure the run stops and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
@@ -28,20 +28,23 @@ from dreamloop.models.training.inherit import PARTS, inherited
 from dreamloop.models.training.judges import save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.polish import train_decoder
-from dreamloop.models.training.recipes import Recipe, beginning_from, recipe
+from dreamloop.models.training.recipes import Recipe, beginning_from, only, recipe
 from dreamloop.models.training.run import GateError, Run
 
 
 def train(name: str | Recipe, minutes: float | None = None, device: str | None = None, resume: bool = False,
           run_folder: str | Path | None = None, player: Player | None = None,
-          recordings: str | Path | None = None, begin: str | None = None) -> Path:
+          recordings: str | Path | None = None, begin: str | None = None, stages: Sequence[str] = ()) -> Path:
     """Train a world; returns the packed folder. minutes: time for all stages but the recording
     (default: the recipe's); device: `cpu` or `cuda` (default: cuda where there is one); player: who
     records, instead of the game's own players; recordings: a folder that `record` has filled, whose
-    training episodes are then all there are; begin: a world whose weights are the first ones."""
+    training episodes are then all there are; begin: a world whose weights are the first ones; stages: that get all
+    the minutes, the others staying as that world has them (default: all of them)."""
     chosen = recipe(name) if isinstance(name, str) else name
     if begin:
         chosen = beginning_from(chosen, begin)
+    if stages:
+        chosen = only(chosen, stages)
     first = load_world(chosen.begin_from) if chosen.begin_from else None
     if first is not None:
         for part in PARTS:  # refused before there is a run folder
@@ -50,7 +53,8 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
     what = f"--game {unquote(chosen.spec.game)}" if chosen.game else chosen.spec.name
-    run.record["command"] = f"dreamloop train {what}{f' --begin {begin}' if begin else ''} --minutes {seconds / 60:g}"
+    more = (f" --begin {begin}" if begin else "") + (f" --only {','.join(stages)}" if stages else "")
+    run.record["command"] = f"dreamloop train {what}{more} --minutes {seconds / 60:g}"
     if first is not None:
         run.record["begins_from"] = f"{first.name} ({first.hash[:8]})"
     recorded = _record(run, chosen, player, Path(recordings) if recordings else None)

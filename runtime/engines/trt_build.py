@@ -78,9 +78,11 @@ def _capability(arch: str) -> str:
     return arch.replace("sm_", "SM")
 
 
-def build(name: str, model: bytes, arch: str, timing_cache: bytes = b"", plugin: bool = False) -> Built:
-    """Compile one serialised ONNX model for one architecture. plugin: the model asks for the sparse plugin. Raises
-    `EngineError` of one line where the library refuses the graph or cannot build it."""
+def build(name: str, model: bytes, arch: str, timing_cache: bytes = b"", plugin: bool = False,
+          refit: bool = False) -> Built:
+    """Compile one serialised ONNX model for one architecture. plugin: the model asks for the sparse plugin; refit: the
+    engine can take other weights later (trt_refit.py). Raises `EngineError` of one line where the library refuses the
+    graph or cannot build it."""
     trt, log = library(name), log_of(name)
     check_architecture(name, arch)
     log.lines.clear()
@@ -96,6 +98,8 @@ def build(name: str, model: bytes, arch: str, timing_cache: bytes = b"", plugin:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)
+    if refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
     if name == "tensorrt":
         config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=False)
     else:  # its timing caches do nothing

@@ -17,14 +17,16 @@ from typing import Any
 
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World
-from dreamloop.runtime.engines import cache, onnx_cache, onnx_graph, trt_build, trt_plugin
+from dreamloop.runtime.engines import cache, onnx_cache, onnx_graph, trt_build, trt_plugin, trt_refit
 
 
-def identity(name: str, world: World, model: bytes, arch: str, form: str = "") -> dict[str, str]:
+def identity(name: str, world: World, model: bytes, arch: str, form: str = "", refit: bool = False) -> dict[str, str]:
     """All that an engine depends on, as it is written beside it."""
     plugin = {"plugin": trt_plugin.digest(arch)} if form == "plugin" else {}
-    return {**plugin, "library": trt_build.version(name), "arch": arch, "world_hash": world.hash,
-            "graph": hashlib.sha256(model).hexdigest(), "flags": " ".join(trt_build.FLAGS)}
+    structure = {"structure": trt_refit.structure(model)} if refit else {}
+    flags = (*trt_build.FLAGS, trt_refit.FLAG) if refit else trt_build.FLAGS
+    return {**plugin, **structure, "library": trt_build.version(name), "arch": arch, "world_hash": world.hash,
+            "graph": hashlib.sha256(model).hexdigest(), "flags": " ".join(flags)}
 
 
 def save(path: Path, built: trt_build.Built, said: dict[str, str]) -> None:
@@ -51,26 +53,34 @@ def read(path: Path, wanted: dict[str, str]) -> tuple[bytes, dict[str, Any]]:
 
 
 def load_or_build(name: str, world: World, kind: str, batch: int, form: str, precision: str,
-                  arch: str) -> tuple[bytes, dict[str, Any]]:
+                  arch: str, refit: bool = False) -> tuple[bytes, dict[str, Any]]:
     """The engine of a graph, from the cache where it holds one that is whole, and the report of its build, with
-    `rebuilt_because` where one was there that could not be used."""
+    `rebuilt_because` where one was there that could not be used. refit: one that was built for it; where the cache
+    has such an engine of the same graph with other weights, it takes those of this world, and the report says
+    `refitted_from`."""
     model = onnx_cache.load_or_build(world, kind, batch, form, precision)
-    wanted = identity(name, world, model, arch, form if kind == "step" else "")
-    path = engine_path(name, world, kind, batch, form, precision, arch)
+    wanted = identity(name, world, model, arch, form if kind == "step" else "", refit)
+    path = engine_path(name, world, kind, batch, form, precision, arch, refit)
     reason = ""
     if path is not None and path.exists():
         try:
             return read(path, wanted)
         except EngineError as error:
             reason = str(error)
-    built = build(name, model, arch, "plugin" in wanted)
+    built = None
+    if refit and path is not None and (other := trt_refit.alike(path, wanted)) is not None:
+        engine, first = other
+        if (engine := trt_refit.refitted(name, engine, model) or b""):
+            built = trt_build.Built(engine, {"library": wanted["library"], "arch": arch, "graph_bytes": len(model),
+                                             "engine_bytes": len(engine), "refitted_from": first})
+    built = built or build(name, model, arch, "plugin" in wanted, refit)
     if path is not None:
         cache.write(path, built.engine)
         cache.write(record_path(path), json.dumps(_record(built, wanted)).encode())
     return built.engine, built.report | ({"rebuilt_because": reason} if reason else {})
 
 
-def build(name: str, model: bytes, arch: str, plugin: bool = False) -> trt_build.Built:
+def build(name: str, model: bytes, arch: str, plugin: bool = False, refit: bool = False) -> trt_build.Built:
     """`trt_build.build` with the timing cache that plain TensorRT keeps between builds."""
     path = None
     if name == "tensorrt":
@@ -79,16 +89,17 @@ def build(name: str, model: bytes, arch: str, plugin: bool = False) -> trt_build
             path = cache.cache_folder("tensorrt") / "timing" / file
         except RuntimeError:  # no home folder to be found
             path = None
-    built = trt_build.build(name, model, arch, (cache.read(path) if path else None) or b"", plugin)
+    built = trt_build.build(name, model, arch, (cache.read(path) if path else None) or b"", plugin, refit)
     if path is not None and built.timing_cache:
         cache.write(path, built.timing_cache)
     return built
 
 
-def engine_path(name: str, world: World, kind: str, batch: int, form: str, precision: str, arch: str) -> Path | None:
+def engine_path(name: str, world: World, kind: str, batch: int, form: str, precision: str, arch: str,
+                refit: bool = False) -> Path | None:
     """Where the cache keeps an engine, or None where there is no home folder."""
     said = onnx_graph.identity(world, kind, batch, form, precision)
-    file = (f"{kind}-{said['form']}-{said['precision']}-b{batch}-{arch}-"
+    file = (f"{kind}-{said['form']}-{said['precision']}-b{batch}-{arch}-{'refit-' if refit else ''}"
             f"{trt_build.version(name).replace(' ', '-')}.engine")
     try:
         return cache.world_folder("tensorrt", world) / file

@@ -27,12 +27,13 @@ EDGES = {"decode": ("latents", "frames"), "encode": ("frames", "latents")}
 
 class TensorRTEngine:
     """precision: see onnx_precision.py; form: `in_place`, `portable`, `sparse`, or `plugin` (plain TensorRT, bf16);
-    threads are not used."""
+    refit: engines that take the weights of the next world of this name and these sizes (trt_refit.py); threads are not
+    used."""
 
     name = "tensorrt"
 
     def __init__(self, world: World, precision: str = "fp16", threads: int | None = None,
-                 form: str = "in_place") -> None:
+                 form: str = "in_place", refit: bool = False) -> None:
         refuse_linear(self.name, world)
         try:
             from dreamloop.runtime.engines import onnx_graph, onnx_precision, trt_build, trt_cache, trt_plugin
@@ -50,6 +51,7 @@ class TensorRTEngine:
         self._torch = importlib.import_module("torch")
         self._base = onnx_precision.precision_of(precision).base
         self.world, self.precision, self.form = world, precision, form
+        self._refit = refit
         self._load, self._log = trt_cache.load_or_build, trt_build.log_of(self.name)
         self._runtime = self._trt.Runtime(self._log)
         self._versions = {"library": trt_build.version(self.name), "builder": onnx_graph.BUILDER_VERSION}
@@ -100,7 +102,8 @@ class TensorRTEngine:
     def _execution(self, kind: str, batch: int) -> Execution:
         """The running form of a graph, built or loaded at its first use."""
         if (kind, batch) not in self._executions:
-            engine, report = self._load(self.name, self.world, kind, batch, self.form, self.precision, self.arch)
+            engine, report = self._load(self.name, self.world, kind, batch, self.form, self.precision, self.arch,
+                                        self._refit)
             self.reports[f"{kind} {batch}"] = report
             loaded = self._runtime.deserialize_cuda_engine(engine)
             if loaded is None:

@@ -5,6 +5,7 @@ Running an engine needs a GPU, and plain TensorRT needs one to build: neither is
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -17,7 +18,16 @@ from worlds import tiny_world
 from dreamloop.demos.cli import main
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.world import World, load_world
-from dreamloop.runtime.engines import engine_status, onnx_cache, onnx_graph, open_engine, trt_build, trt_cache
+from dreamloop.runtime.engines import (
+    cache,
+    engine_status,
+    onnx_cache,
+    onnx_graph,
+    open_engine,
+    trt_build,
+    trt_cache,
+    trt_refit,
+)
 
 RTX = "tensorrt-rtx"
 SECONDS = 120  # of one build, on an idle machine
@@ -159,6 +169,57 @@ def test_an_engine_that_is_not_what_is_wanted_is_built_anew_and_said_so(rtx: Any
     engine, report = load(world)
     assert report["rebuilt_because"] == str(caught.value)
     assert load(world) == (engine, {k: v for k, v in report.items() if k != "rebuilt_because"})  # whole again
+
+
+# -- refit ------------------------------------------------------------------------------------------
+
+
+def structure(world: World, form: str = "in_place", precision: str = "fp16") -> str:
+    return trt_refit.structure(onnx_graph.build(world, "step", 1, form, precision).SerializeToString())
+
+
+def test_a_graph_keeps_its_structure_whatever_the_weights_and_loses_it_with_anything_else(tmp_path: Path) -> None:
+    one, other = tiny_world(tmp_path / "a"), tiny_world(tmp_path / "b", seed=5)
+    memory = dataclasses.replace(one.spec.memory, window_frames=one.spec.memory.window_frames + 1)
+    longer = dataclasses.replace(one, spec=dataclasses.replace(one.spec, memory=memory))
+    assert structure(one) == structure(other)
+    assert len({structure(one), structure(longer), structure(one, "portable"), structure(one, precision="bf16")}) == 4
+    with pytest.raises(EngineError, match="quantised products cannot be refitted"):
+        structure(one, precision="int4-fp16")
+
+
+def test_the_engine_to_refit_is_whole_and_differs_in_its_weights_alone(rtx: Any, tmp_path: Path) -> None:
+    def kept(seed: int, arch: str = "sm_89") -> tuple[Path, dict[str, str]]:
+        world = tiny_world(tmp_path / str(seed), seed=seed)
+        model = onnx_cache.load_or_build(world, "step", 1, "in_place", "fp16")
+        path = trt_cache.engine_path(RTX, world, "step", 1, "in_place", "fp16", "sm_89", refit=True)
+        assert path is not None
+        return path, trt_cache.identity(RTX, world, model, arch, "in_place", refit=True)
+
+    def write(path: Path, said: dict[str, str], engine: bytes) -> None:
+        cache.write(path, engine)
+        cache.write(trt_cache.record_path(path), json.dumps({"identity": said}).encode())
+
+    (first, of_first), (second, of_second), (third, wanted) = kept(1), kept(2), kept(3)
+    assert of_first["structure"] == wanted["structure"] and of_first["graph"] != wanted["graph"]
+    assert trt_refit.alike(third, wanted) is None
+    write(first, of_first, b"first")
+    write(third, wanted, b"itself, damaged or it would not be sought")
+    assert trt_refit.alike(third, wanted) == (b"first", of_first["world_hash"])
+    write(second, kept(2, "sm_120")[1], b"for another GPU")
+    assert trt_refit.alike(third, wanted) == (b"first", of_first["world_hash"])
+    write(second, of_second, b"newer")
+    assert trt_refit.alike(third, wanted) == (b"newer", of_second["world_hash"])
+    second.write_bytes(b"damaged")
+    assert trt_refit.alike(third, wanted) == (b"first", of_first["world_hash"])
+
+
+def test_an_engine_that_can_be_refitted_is_built_on_a_gpu_or_refused_in_one_line(rtx: Any, tmp_path: Path) -> None:
+    if trt_build.device_architecture():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(EngineError, match="cannot build the graph for sm_89") as caught:
+        trt_cache.load_or_build(RTX, tiny_world(tmp_path), "decode", 1, "portable", "fp16", "sm_89", refit=True)
+    assert "\n" not in str(caught.value)
 
 
 # -- the verb and the engine ------------------------------------------------------------------------

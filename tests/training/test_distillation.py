@@ -3,6 +3,7 @@ that obeys the keys."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.distillation.adversarial import Adversarial, AdversarialStudent
 from dreamloop.models.training.distillation.consistency import Consistency, flow_step
 from dreamloop.models.training.distillation.distribution_matching import DistributionMatching, MatchingStudent
-from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout, play
+from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout, followed, play
 from dreamloop.models.training.distillation.scoring import Scoring, energy_score
 from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining, measure, optimizers_for
 from dreamloop.models.training.run import Average, Run
@@ -111,6 +112,29 @@ def test_rollouts_grow_to_the_whole_clip_and_their_first_frames_are_real(base: t
     played = play(trainer, clips, np.random.default_rng(0), SMALL, 1.0)
     assert torch.equal(played.previous[:, 1 : SMALL.real_frames], played.target[:, : SMALL.real_frames - 1])
     assert played.made.requires_grad and not played.previous.requires_grad
+
+
+def test_a_dream_is_followed_until_one_cell_of_it_has_parted_and_never_again() -> None:
+    recorded = torch.randn(2, 6, 3, 4, 5)
+    previous = recorded + 0.5 * torch.randn(recorded.shape).clamp(-1, 1)
+    assert followed(previous, recorded, 2.0).eq(1).all()
+    previous[1, 3, :, 2, 2] = recorded[1, 3, :, 2, 2] + 1.5  # 2.25 apart, in this frame alone
+    assert followed(previous, recorded, 2.0).tolist() == [[1.0] * 6, [1, 1, 1, 0, 0, 0]]
+    assert followed(previous, recorded, math.inf).eq(1).all()
+
+
+def test_frames_after_a_dream_has_parted_teach_nothing(base: tuple[Path, LatentClips]) -> None:
+    folder, clips = base
+    trainer = trainer_in(folder)
+    target, made = torch.randn(2, 2, 5, *clips.latents[0].shape[1:])
+    made.requires_grad_()
+    objects = torch.zeros(2, 5, *target.shape[-2:])
+    kept = torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    loss = trainer.loss(made, target, objects, kept)
+    loss.backward()
+    assert made.grad is not None
+    assert torch.equal(made.grad.abs().sum((2, 3, 4)) > 0, kept > 0)
+    assert float(loss.detach()) == pytest.approx(float((made - target)[kept > 0].detach().square().mean()), rel=1e-5)
 
 
 def test_the_flow_from_noise_to_a_known_latent_is_a_straight_line() -> None:

@@ -122,6 +122,34 @@ def test_a_world_begins_from_anothers_weights_and_its_card_says_so(tmp_path: Pat
         assert np.corrcoef(world.weights[name].ravel(), first.weights[name].ravel())[0, 1] > 0.9
 
 
+def test_only_some_stages_are_trained_on_and_the_others_stay_as_they_were(tmp_path: Path) -> None:
+    starts = np.zeros((1, 120, 160, 3), np.uint8)
+    save_world(tmp_path / "first", TOY.spec, random_weights(TOY.spec), starts, "")
+    first = load_world(tmp_path / "first")
+    folder = pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run",
+                            begin=str(tmp_path / "first"), stages=["self_rollout"])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["command"].endswith(f"--begin {tmp_path / 'first'} --only self_rollout --minutes 0.02")
+    minutes = {name: figures["minutes"] for name, figures in record["stages"].items() if "minutes" in figures}
+    assert sum(minutes.values()) == pytest.approx(0.02, abs=2e-4)
+    assert {name for name, spent in minutes.items() if spent} == {"self_rollout", "judges"}
+    for name, value in load_world(folder).weights.items():
+        same = np.allclose(value, first.weights[name], rtol=2e-2, atol=2e-3)  # packed as float16 or int8
+        assert same or not name.startswith("autoencoder."), name
+    changed = "dynamics.blocks.0.qkv.weight"
+    assert np.abs(load_world(folder).weights[changed] - first.weights[changed]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("begin", "stages", "said"), [
+    ("", ["self_rollout"], "to train only self_rollout, name a world to begin from: --begin WORLD"),
+    ("doom-arena", ["polish"], "toy-arena has no stage 'polish' to train; it has autoencoder, dynamics")])
+def test_stages_that_cannot_be_trained_alone_are_refused(tmp_path: Path, begin: str, stages: list[str],
+                                                         said: str) -> None:
+    with pytest.raises(DreamloopError, match=said):
+        pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run", begin=begin, stages=stages)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_world_of_other_sizes_is_no_beginning_and_nothing_is_recorded(tmp_path: Path) -> None:
     with pytest.raises(DreamloopError, match="toy-arena cannot begin from doom-arena: autoencoder"):
         pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run", begin="doom-arena")

@@ -3,8 +3,9 @@
 Some real frames fill the ring, then the network runs on its own latents for K frames, one at a time
 through the ring of play; the same inputs then pass once in parallel, with gradient (cached
 equals uncached, so they give the same latents). K grows over the stage. Games are nearly
-deterministic, so the recording is the right answer for as long as the dream has not parted from it;
-where it has, the mean of what might be is what this learns, and that is mist.
+deterministic, so the recording is the right answer for as long as the dream has not parted from it.
+From there on, to be pulled towards it teaches the mean of what might be: things fade where they are and glimmer
+where they are not. Where single things matter, frames after that are left out of the loss (`Rollouts.parted`).
 
 Sources: DIAMOND (Alonso et al. 2024: own detached predictions as context, real targets), Self
 Forcing (Huang et al. 2025: roll out through the cache that play uses).
@@ -12,6 +13,7 @@ Forcing (Huang et al. 2025: roll out through the cache that play uses).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,12 +27,14 @@ from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
 @dataclass(frozen=True)
 class Rollouts:
     """How clips are played. real_frames: that fill the ring; shortest: K at the stage's start, which
-    grows to the whole clip over the share `grow` of the stage."""
+    grows to the whole clip over the share `grow` of the stage. parted: mean squared difference of a cell's latent
+    from the recording's, at which a dream has parted from it; two cells drawn at random are 2 apart."""
 
     batch_clips: int = 4
     real_frames: int = 8
     shortest: int = 4
     grow: float = 0.5
+    parted: float = math.inf
 
 
 @dataclass
@@ -41,6 +45,7 @@ class OwnPast:
     previous the same                  the latents that each frame saw, real for the first frames
     noise    the same                  the noise that it saw
     action   (B, F, A); objects (B, F, h, w)
+    followed (B, F) float32: 1 until `previous` has parted from the recording, then 0
     real     number of leading frames whose input was real
     """
 
@@ -49,6 +54,7 @@ class OwnPast:
     noise: Tensor
     action: Tensor
     objects: Tensor
+    followed: Tensor
     real: int
 
 
@@ -71,7 +77,15 @@ def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator,
     z, action, objects = z[:, : count + 1], action[:, :count], objects[:, :count]
     seeds = rng.integers(0, 2**63, len(z)).astype(np.uint64)
     previous, noise = trainer.rollout(z, action, seeds, rollouts.real_frames)
-    return OwnPast(z[:, 1:], previous, noise, action, objects, rollouts.real_frames)
+    return OwnPast(z[:, 1:], previous, noise, action, objects, followed(previous, z[:, :-1], rollouts.parted),
+                   rollouts.real_frames)
+
+
+def followed(previous: Tensor, recorded: Tensor, parted: float) -> Tensor:
+    """(B, F) float32: 1 for the frames of a clip before the first one at which a cell of `previous` is `parted`
+    from that of the recording, 0 from there on; both (B, F, C, h, w)."""
+    furthest = (previous - recorded).square().mean(2).flatten(2).amax(2)
+    return (furthest < parted).float().cumprod(1)
 
 
 def play(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts, spent: float,
@@ -111,6 +125,8 @@ class Regressor:
         if rng.random() < self.settings.parallel_share:
             return {"parallel_loss": self.trainer.parallel_step(clips, rng, 1.0)["loss"]}
         played = play(self.trainer, clips, rng, self.settings.rollouts, spent)
-        loss = self.trainer.loss(played.made, played.target, played.objects)
+        loss = self.trainer.loss(played.made, played.target, played.objects, played.followed)
         loss.backward()
-        return {"loss": loss, "rolled_frames": torch.tensor(float(played.made.shape[1] - played.real))}
+        dream = slice(played.real, None)
+        return {"loss": loss, "rolled_frames": torch.tensor(float(played.made.shape[1] - played.real)),
+                "followed": played.followed[:, dream].mean()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from dreamloop.models.core.errors import DreamloopError
@@ -55,6 +56,20 @@ def beginning_from(recipe: Recipe, world: str) -> Recipe:
     return replace(
         recipe, begin_from=world, autoencoder=replace(a, learning_rate=a.learning_rate * 2 / 3),
         dynamics=replace(d, learning_rate=d.learning_rate / 2, matrix_learning_rate=d.matrix_learning_rate / 2))
+
+
+def only(recipe: Recipe, stages: Sequence[str]) -> Recipe:
+    """The recipe with all its minutes, but for those of the judges, for these stages; what the others would make stays
+    as it is in the world that it begins from. Raises `DreamloopError` where there is none or no such stage."""
+    networks = [name for name in recipe.shares if name != "judges"]
+    if unknown := [name for name in stages if name not in networks]:
+        raise DreamloopError(f"{recipe.spec.name} has no stage {unknown[0]!r} to train; it has {', '.join(networks)}")
+    if not recipe.begin_from:
+        raise DreamloopError(f"to train only {', '.join(stages)}, name a world to begin from: --begin WORLD")
+    spent = sum(recipe.shares[name] for name in stages)
+    rest = 1.0 - recipe.shares["judges"]
+    return replace(recipe, shares={"judges": recipe.shares["judges"]} | {
+        name: rest * recipe.shares[name] / spent if name in stages else 0.0 for name in networks})
 
 
 def recipes() -> dict[str, Recipe]:
