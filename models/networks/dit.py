@@ -232,7 +232,7 @@ def _attend_listed(geometry: SequenceGeometry, turned_q: Tensor, turned_k: Tenso
     b, heads, f, t, d = turned_q.shape
     flat_q, flat_k, flat_v = (x.flatten(2, 3) for x in (turned_q, turned_k, v))
     if not geometry.sinks:
-        return torch.cat([_attend_stretch(flat_q[:, :, rows], flat_k[:, :, keys], flat_v[:, :, keys],
+        return torch.cat([attend_masked(flat_q[:, :, rows], flat_k[:, :, keys], flat_v[:, :, keys],
                                           geometry.mask[rows, keys]) for rows, keys in geometry.stretches],
                          dim=2).view(b, heads, f, t, d)
     n = geometry.sinks
@@ -244,13 +244,13 @@ def _attend_listed(geometry: SequenceGeometry, turned_q: Tensor, turned_k: Tenso
     return (scores.masked_fill(~geometry.mask, -torch.inf).softmax(-1) @ flat_v).view(b, heads, f, t, d)
 
 
-def _attend_stretch(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Softmax attention of rows (B, H, N, D) on keys (B, H, M, D) under a mask (N, M). On a CPU torch's own, fused
+def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Softmax attention of rows (B, H, N, D) on keys (B, H, M, D) under a mask (..., N, M). On a CPU torch's own, fused
     with a mask, is slower forward and back than the three products it fuses."""
     if q.device.type != "cpu":
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf)
     (b, h, n, d), m = q.shape, k.shape[2]
-    scores = torch.baddbmm(bias.expand(b * h, n, m), q.reshape(b * h, n, d), k.reshape(b * h, m, d).transpose(1, 2),
-                           alpha=d**-0.5)
+    bias = bias.expand(b, h, n, m).reshape(b * h, n, m)
+    scores = torch.baddbmm(bias, q.reshape(b * h, n, d), k.reshape(b * h, m, d).transpose(1, 2), alpha=d**-0.5)
     return (scores.softmax(-1).to(v.dtype) @ v.reshape(b * h, m, d)).view(b, h, n, d)
