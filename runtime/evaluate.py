@@ -3,7 +3,7 @@
     dreamloop evaluate doom-arena --json
 
 A scripted player plays episodes of the real game that no training saw. A batch of dreams is primed
-with the first `PRIMED_FRAMES` frames of each, then goes on alone under the same actions: horizon h
+with the first frames of each, as many as the world remembers, then goes on alone under the same actions: horizon h
 is the h-th frame after the last primed one. docs/evaluation.md defines every figure as computed here.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dreamloop.models.networks.inverse_dynamics import Judge
     from dreamloop.models.training.games import Finder, Game, Shooter
 
-PRIMED_FRAMES = 16
+PRIMED_FRAMES = 16  # or the world's window, where that is longer: what came before it is of no use to it
 HORIZONS = (1, 16, 64, 256)
 COMPARED_FRAMES = max(HORIZONS)  # horizons up to this one are compared frame by frame
 DRIFT_WINDOW = 64  # frames
@@ -47,9 +47,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Truth:
-    """One episode of the real game. seed: of the game, the policy and the dream's noise.
+    """One episode of the real game. seed: of the game, the policy and the dream's noise; primed: frames that the
+    dream is given.
 
-    actions     (PRIMED_FRAMES + F, A) float32   all F dreamed frames have one, the game's end or not
+    actions     (primed + F, A) float32   all F dreamed frames have one, the game's end or not
     frames      (n, H, W, 3) uint8               real frames up to horizon COMPARED_FRAMES, or all of them
     statistics  (m, 4) float64                   of each real frame after the primed ones, `metrics.STATISTICS`
     """
@@ -60,10 +61,11 @@ class Truth:
     statistics: np.ndarray
     variables: dict[str, np.ndarray] = field(default_factory=dict)
     targets: tuple[tuple[float, ...], ...] = ()
+    primed: int = PRIMED_FRAMES
 
     def at(self, horizon: int) -> np.ndarray | None:
         """The real frame at a horizon (0: the last primed one), None where the episode was over."""
-        index = PRIMED_FRAMES - 1 + horizon
+        index = self.primed - 1 + horizon
         return self.frames[index] if index < len(self.frames) else None
 
 
@@ -87,23 +89,26 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
              threads: int | None = None, judge: str | os.PathLike[str] | None = None,
              game_name: str | None = None, progress: Progress | None = None, drift_frames: int | None = None,
              lpips: str | os.PathLike[str] | None = None, fvd: str | os.PathLike[str] | None = None,
-             curve: bool = False, form: str | None = None) -> dict[str, Any]:
+             curve: bool = False, form: str | None = None, primed: int | None = None) -> dict[str, Any]:
     """Judge a world against its game; a dictionary that JSON can hold, keys in docs/evaluation.md.
 
-    frames: how long each dream runs; drift_frames: a longer time at which drift is measured again; plot (PNG or
+    frames: how long each dream runs; primed: how many real frames it is given (default: the world's window, and
+    `PRIMED_FRAMES` at least); drift_frames: a longer time at which drift is measured again; plot (PNG or
     SVG), video (MP4), strip (PNG): files to write; curve: the PSNR at every horizon, too; lpips, fvd: files of
     networks (evaluate_perceptual.py); judge: a judge folder (default: the zoo's for this game); game_name: the
     game to open, where the world's own word for it is not enough (a folder of recordings, a module);
     progress: called with (done, all) frames.
     Raises `DreamloopError`, `GameError` where the game is not installed.
     """
-    for name, value in (("frames", frames), ("episodes", episodes), ("drift_frames", drift_frames)):
+    for name, value in (("frames", frames), ("episodes", episodes), ("drift_frames", drift_frames),
+                        ("primed", primed)):
         if value is not None and value < 1:
             raise DreamloopError(f"{name}={value} must be 1 or more")
     began = time.monotonic()
     dreamed_frames = max(frames, drift_frames or 0)
     world = world if isinstance(world, World) else load_world(world)
     opened = open_engine(world, engine, precision, threads, form) if isinstance(engine, str) else engine
+    given = primed or max(PRIMED_FRAMES, world.spec.memory.window_frames)
 
     from dreamloop.models.training.games import open_game
     with open_game(game_name) if game_name else open_game(world.spec.game, trusted=False) as game:
@@ -111,13 +116,14 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         judges = Path(judge) if judge is not None else JUDGES / world.spec.game
         reader, note = _find_judge(world.spec, judges)
         motion, sight = (_find_probe(world.spec, judges, kind) if reader else None for kind in ("motion", "sight"))
-        truths = play_game(game, episodes, dreamed_frames)
-        turns = play_turns(game, episodes, min(frames, CIRCLE_FRAMES))
+        truths = play_game(game, episodes, dreamed_frames, given)
+        turns = play_turns(game, episodes, min(frames, CIRCLE_FRAMES), given)
         policy = game.players[-1].name
         # the one to look at: there the game lasts longest
         longest = max(range(len(truths)), key=lambda i: len(truths[i].statistics))
         if video is not None:
-            truths[longest] = _play_episode(game, truths[longest].seed, dreamed_frames, keep=dreamed_frames)
+            truths[longest] = _play_episode(game, truths[longest].seed, dreamed_frames, keep=dreamed_frames,
+                                            primed=given)
         finder = cast("Finder", game) if hasattr(game, "find") else None
         shooter = cast("Shooter", game) if hasattr(game, "flashes") and "attack" in game.actions.names else None
     dream = run_dream(opened, truths, dreamed_frames, everything=plot is not None, drift_at=(frames, dreamed_frames),
@@ -128,15 +134,16 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     errors = compare(opened, truths, dream, horizons)
     report: dict[str, Any] = {
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
-        "frames": frames, "policy": policy, "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
+        "frames": frames, "primed_frames": given, "policy": policy,
+        "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
         "drift": drift_at(truths, dream, frames),
         "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames)} if drift_frames else None,
         **inverse_dynamics(reader, truths, dream), "judge_hash": reader.hash if reader else None,
         **_clip_figures(truths, dream),
         "state_error": _state_figures(finder, motion, truths, dream),
-        "turn": turn_figures(motion, turns, turned, PRIMED_FRAMES) if turned else None,
+        "turn": turn_figures(motion, turns, turned, given) if turned else None,
         "events": _event_figures(shooter, sight, truths, dream),
-        **perceptual(truths, dream, PRIMED_FRAMES, HORIZONS, lpips, fvd),
+        **perceptual(truths, dream, given, HORIZONS, lpips, fvd),
     }
     if curve:
         report["psnr_curve"] = [_rounded(metrics.pooled_psnr(e), 3) for e in errors["dream"].T]
@@ -156,7 +163,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     return report
 
 
-def play_game(game: Game, episodes: int, frames: int) -> list[Truth]:
+def play_game(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAMES) -> list[Truth]:
     """Play held-out episodes, one per seed from `EVALUATION_SEED` on, fewer where a game has no more. An
     episode too short to be primed and compared at horizon 1 is left out and the next seed takes its place."""
     from dreamloop.models.training.games import NoMoreEpisodes
@@ -164,20 +171,20 @@ def play_game(game: Game, episodes: int, frames: int) -> list[Truth]:
     seed = EVALUATION_SEED
     while len(truths) < episodes:
         if seed - EVALUATION_SEED >= 10 * episodes + 100:
-            raise DreamloopError(f"{game.name}: episodes end before {PRIMED_FRAMES + 1} frames; nothing to judge")
+            raise DreamloopError(f"{game.name}: episodes end before {primed + 1} frames; nothing to judge")
         try:
-            truth = _play_episode(game, seed, frames, keep=min(frames, COMPARED_FRAMES))
+            truth = _play_episode(game, seed, frames, keep=min(frames, COMPARED_FRAMES), primed=primed)
         except NoMoreEpisodes:
             break
-        if len(truth.frames) > PRIMED_FRAMES:
+        if len(truth.frames) > primed:
             truths.append(truth)
         seed += 1
     if not truths:
-        raise DreamloopError(f"{game.name}: no held-out episode has {PRIMED_FRAMES + 1} frames; nothing to judge")
+        raise DreamloopError(f"{game.name}: no held-out episode has {primed + 1} frames; nothing to judge")
     return truths
 
 
-def play_turns(game: Game, episodes: int, frames: int) -> list[Truth]:
+def play_turns(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAMES) -> list[Truth]:
     """Episodes of the same seeds in which the player stands still for the primed frames, then holds a turn key,
     left and right in turn: of a game that has these keys and says where the player looks; else none."""
     from dreamloop.models.training.games import NoMoreEpisodes
@@ -187,32 +194,34 @@ def play_turns(game: Game, episodes: int, frames: int) -> list[Truth]:
     with contextlib.suppress(NoMoreEpisodes):
         for i in range(episodes):
             held = game.actions.vector({TURN_KEYS[i % 2]})
-            truths.append(_play_episode(game, EVALUATION_SEED + i, frames, keep=frames, held=held))
-    return [truth for truth in truths if len(truth.frames) > PRIMED_FRAMES and "heading" in truth.variables]
+            truths.append(_play_episode(game, EVALUATION_SEED + i, frames, keep=frames, held=held, primed=primed))
+    return [truth for truth in truths if len(truth.frames) > primed and "heading" in truth.variables]
 
 
-def _play_episode(game: Game, seed: int, frames: int, keep: int, held: np.ndarray | None = None) -> Truth:
+def _play_episode(game: Game, seed: int, frames: int, keep: int, held: np.ndarray | None = None,
+                  primed: int = PRIMED_FRAMES) -> Truth:
     """keep: up to which horizon the real frames are kept; held: instead of what the player does, nothing is
     pressed in the primed frames and this after them."""
     policy = game.players[-1].make(game.actions, np.random.default_rng(seed))
     view = game.reset(seed)
-    total = PRIMED_FRAMES + frames
+    total = primed + frames
     actions, views, statistics = [np.zeros(game.actions.size, np.float32)], [view], []
     for index in range(1, total):
         # past the game's end the player goes on, seeing its last view
-        actions.append(policy(view) if held is None else held * (index >= PRIMED_FRAMES))
+        actions.append(policy(view) if held is None else held * (index >= primed))
         if view.done:
             continue
         before, view = view.frame, game.step(actions[-1])
         if view.done:
             continue
-        if index < PRIMED_FRAMES + keep:
+        if index < primed + keep:
             views.append(view)
-        if index >= PRIMED_FRAMES:
+        if index >= primed:
             statistics.append(metrics.frame_statistics(view.frame, before))
     variables = {name: np.array([v.variables[name] for v in views], np.float64) for name in view.variables}
     return Truth(seed, np.stack(actions), np.stack([v.frame for v in views]),
-                 np.array(statistics).reshape(-1, len(metrics.STATISTICS)), variables, tuple(v.targets for v in views))
+                 np.array(statistics).reshape(-1, len(metrics.STATISTICS)), variables,
+                 tuple(v.targets for v in views), primed)
 
 
 def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool = False,
@@ -223,10 +232,10 @@ def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool
     compared and the last `DRIFT_WINDOW`, at the end and at each of `drift_at`. watch: the episode of which
     every frame is kept.
     """
-    state = engine.new_state(len(truths))
+    state, primed = engine.new_state(len(truths)), truths[0].primed
     state.seed[:] = [truth.seed for truth in truths]
     state.latent[:] = engine.encode(np.stack([truth.frames[0] for truth in truths]))
-    for index in range(1, PRIMED_FRAMES):
+    for index in range(1, primed):
         engine.step(state, np.stack([truth.actions[index] for truth in truths]))
         state.latent[:] = engine.encode(np.stack([truth.frames[index] for truth in truths]))
     size = truths[0].frames.shape[1:]
@@ -234,9 +243,9 @@ def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool
     shown = np.zeros((len(truths), kept, *size), np.uint8)
     watched = None if watch is None else np.zeros((frames, *size), np.uint8)
     statistics = np.full((len(truths), frames, len(metrics.STATISTICS)), np.nan)
-    before: np.ndarray | None = np.stack([truth.frames[PRIMED_FRAMES - 1] for truth in truths])
+    before: np.ndarray | None = np.stack([truth.frames[primed - 1] for truth in truths])
     for horizon in range(1, frames + 1):
-        index = PRIMED_FRAMES - 1 + horizon
+        index = primed - 1 + horizon
         engine.step(state, np.stack([truth.actions[index] for truth in truths]))
         # one frame more than the window: its first motion needs the frame before
         measured = any(end - DRIFT_WINDOW <= horizon <= end for end in (*drift_at, frames))
@@ -265,7 +274,7 @@ def compare(engine: Engine, truths: list[Truth], dream: Dream, horizons: tuple[i
     reached = [(e, i, real) for i, h in enumerate(horizons) for e, truth in enumerate(truths)
                if h <= dream.frames.shape[1] and (real := truth.at(h)) is not None]
     for episode, i, real in reached:
-        held = truths[episode].frames[PRIMED_FRAMES - 1]
+        held = truths[episode].frames[truths[episode].primed - 1]
         errors["dream"][episode, i] = metrics.squared_error(dream.frames[episode, horizons[i] - 1], real)
         errors["copy_last"][episode, i] = metrics.squared_error(held, real)
     for first in range(0, len(reached), len(truths)):
@@ -286,7 +295,7 @@ def quality(truths: list[Truth], dream: Dream, errors: dict[str, np.ndarray],
     reached = {h: np.flatnonzero(~np.isnan(errors["dream"][:, i])) for h, i in columns.items()}
 
     def mean_ssim(horizon: str) -> float | None:
-        values = [metrics.ssim(dream.frames[e, int(horizon) - 1], truths[e].frames[PRIMED_FRAMES - 1 + int(horizon)])
+        values = [metrics.ssim(dream.frames[e, int(horizon) - 1], truths[e].frames[truths[e].primed - 1 + int(horizon)])
                   for e in reached[horizon]]
         return round(float(np.mean(values)), 4) if values else None
 
@@ -328,11 +337,11 @@ def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> 
     read: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     held = []
     for episode, truth in enumerate(truths):
-        count = min(len(truth.frames) - PRIMED_FRAMES, dream.frames.shape[1], COMPARED_FRAMES)
+        count = min(len(truth.frames) - truth.primed, dream.frames.shape[1], COMPARED_FRAMES)
         if count < 2:
             continue
-        held.append(truth.actions[PRIMED_FRAMES + 1 : PRIMED_FRAMES + count, : len(buttons)] > 0.5)
-        read[keys[0]].append(judge.pressed(truth.frames[PRIMED_FRAMES : PRIMED_FRAMES + count]))
+        held.append(truth.actions[truth.primed + 1 : truth.primed + count, : len(buttons)] > 0.5)
+        read[keys[0]].append(judge.pressed(truth.frames[truth.primed : truth.primed + count]))
         read[keys[1]].append(judge.pressed(dream.frames[episode, :count]))
     for key in keys:
         per_button: dict[str, float | None] = dict.fromkeys(buttons)
@@ -365,7 +374,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _clip_figures(truths: list[Truth], dream: Dream) -> dict[str, Any]:
     try:
-        return clip_discriminator(truths, dream, PRIMED_FRAMES)
+        return clip_discriminator(truths, dream, truths[0].primed)
     except ImportError:  # it trains a network: without torch there is no figure, as there is no judge
         return {"clip_discriminator": None, "clip_discriminator_interval": None}
 
@@ -374,8 +383,8 @@ def _state_figures(finder: Finder | None, motion: Judge | None, truths: list[Tru
                    dream: Dream) -> dict[str, Any] | None:
     """`state_error`: by the game's own finder, or by the probe `motion`, or None."""
     if finder is not None:
-        return state_error(finder, truths, dream, HORIZONS, PRIMED_FRAMES)
-    return motion_error(motion, truths, dream, HORIZONS, PRIMED_FRAMES) if motion is not None else None
+        return state_error(finder, truths, dream, HORIZONS, truths[0].primed)
+    return motion_error(motion, truths, dream, HORIZONS, truths[0].primed) if motion is not None else None
 
 
 def _event_figures(shooter: Shooter | None, sight: Judge | None, truths: list[Truth],
@@ -383,10 +392,10 @@ def _event_figures(shooter: Shooter | None, sight: Judge | None, truths: list[Tr
     """`events`: of a game in which one shoots; those of monsters need the probe `sight`."""
     if shooter is None:
         return None
-    figures = flash_figures(shooter, truths, dream, PRIMED_FRAMES)
+    figures = flash_figures(shooter, truths, dream, truths[0].primed)
     if sight is not None:
-        figures |= monster_figures(sight, truths, dream, PRIMED_FRAMES)
-        figures |= gone_figures(shooter, sight, truths, dream, PRIMED_FRAMES)
+        figures |= monster_figures(sight, truths, dream, truths[0].primed)
+        figures |= gone_figures(shooter, sight, truths, dream, truths[0].primed)
     return figures
 
 

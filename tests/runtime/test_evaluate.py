@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,25 @@ def test_the_game_plays_the_same_episode_again(truths: list[ev.Truth]) -> None:
 def test_seeds_are_neither_training_nor_its_held_out_split() -> None:
     from dreamloop.models.training.recording import HELD_OUT_SEED
     assert HELD_OUT_SEED + 100_000_000 < ev.EVALUATION_SEED < 2**31 - 1_000_000  # ViZDoom takes 31 bits
+
+
+@pytest.mark.parametrize(("asked", "window", "given"), [(None, 3, 16), (None, 20, 20), (5, 20, 5)])
+def test_a_dream_is_given_as_many_real_frames_as_the_world_remembers(
+        world: World, truths: list[ev.Truth], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None,
+        window: int, given: int) -> None:
+    monkeypatch.setattr(evaluate_clips, "STEPS", 1)
+    memory = dataclasses.replace(world.spec.memory, window_frames=window)
+    longer = dataclasses.replace(world, spec=dataclasses.replace(world.spec, memory=memory))
+    oracle = Oracle(longer, truths)
+
+    def played(game: Any, episodes: int, frames: int, primed: int) -> list[ev.Truth]:
+        return [dataclasses.replace(truth, primed=primed) for truth in truths]
+
+    monkeypatch.setattr(ev, "play_game", played)
+    monkeypatch.setattr(ev, "play_turns", lambda *_: [])
+    report = ev.evaluate(longer, engine=oracle, frames=10, primed=asked, judge=tmp_path / "none")
+    assert report["primed_frames"] == given and len(oracle.pressed) == given - 1 + 10
+    assert report["psnr"]["1"] == 100.0  # the frame after the last one that was given
 
 
 def test_evaluate_a_world_against_the_real_game(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
