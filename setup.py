@@ -38,7 +38,11 @@ class BuildKernels(build_ext):
         for stale in (target, *(target.parent / name for name in CUDA_FILES)):
             stale.unlink(missing_ok=True)  # a stale module must not outlive a build that fails
         try:
-            self._cmake(target, folder)
+            try:
+                self._cmake(target, folder)
+            except subprocess.CalledProcessError as error:  # an nvcc that is too old must not cost the CPU's kernels
+                print(error.stdout, "dreamloop: once more, without CUDA", sep="\n", file=sys.stderr)
+                self._cmake(target, folder, "-DDREAMLOOP_CUDA=OFF")
         except (OSError, ImportError) as error:
             self._go_on(str(error))
         except subprocess.CalledProcessError as error:
@@ -58,13 +62,13 @@ class BuildKernels(build_ext):
     def _go_on(reason: str) -> None:
         print(f"dreamloop: no compiled kernels ({reason}); worlds play through ONNX Runtime", file=sys.stderr)
 
-    def _cmake(self, target: Path, folder: Path) -> None:
+    def _cmake(self, target: Path, folder: Path, *options: str) -> None:
         import pybind11  # a build requirement, absent when only metadata is asked for
 
         folder.mkdir(parents=True, exist_ok=True)
         configure = ["cmake", "--fresh", "-S", str(ROOT), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Release",
                      f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-                     f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}"]
+                     f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}", *options]
         build = ["cmake", "--build", str(folder), "--parallel", str(os.cpu_count() or 1)]
         target.parent.mkdir(parents=True, exist_ok=True)
         for command in (configure, build):

@@ -61,10 +61,10 @@ class Run:
             self.report.setdefault(section, {})[name] = row
         self.save()
 
-    def section(self, name: str, work: Callable[[], Any]) -> None:
-        """Run a section; what it returns is its figures, if it returns any."""
+    def section(self, name: str, work: Callable[[], Any], always: bool = False) -> None:
+        """Run a section; what it returns is its figures, if it returns any. always: also when no time is left."""
         began = time.monotonic()
-        if self.left() <= 0:
+        if self.left() <= 0 and not always:
             self.report["unavailable"][name] = f"not begun: the budget of {self.budget_s:.0f} s was spent"
         else:
             try:
@@ -111,8 +111,17 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
     except OSError as error:
         raise DreamloopError(f"cannot write to {out}: {error.strerror}") from error
     run.report |= {"world": world.name, "frames": count, "toy": toy}
+    try:
+        _measure(run, world, device, count, presets)
+    finally:  # also of what there is where it was cut short
+        run.section("plots", lambda: _plots(run.report, folder), always=True)
+    return run.report
+
+
+def _measure(run: Run, world: World, device: str, count: int, presets: str | None) -> None:
+    place, toy = torch.device(device), run.report["toy"]
     run.section("limits", lambda: on_kernels.limits(place, toy))
-    run.section("kernels", lambda: on_kernels.verify(world.spec, place))
+    run.section("kernels", lambda: on_kernels.verify(world.spec, place) | on_kernels.verify_policies(world.spec, place))
     limits = run.report.get("limits", {})
     history = cache(lambda: oracle_steps(world))
     sound = all(row["passed"] for row in run.report.get("kernels", {"none": {"passed": False}}).values())
@@ -130,8 +139,6 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
         run.section("latency_ms", lambda: on_steps.latency(world, device, count, toy, history()))
         run.section("steps", lambda: on_steps.steps(world, device, count, toy, limits, history(), run.left,
                                                     lambda name, row: run.put("steps", name, row)))
-    run.section("plots", lambda: _plots(run.report, folder))
-    return run.report
 
 
 def _sweep(run: Run, device: torch.device, toy: bool) -> None:

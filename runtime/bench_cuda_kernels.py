@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from dreamloop.models.core import noise as host_noise
 from dreamloop.models.core.conditioning import pass_inputs
-from dreamloop.models.core.spec import WorldSpec
+from dreamloop.models.core.spec import MemorySpec, PlanSpec, WorldSpec
 from dreamloop.runtime.engines.triton_engine import FP8_CAPABILITY
 from dreamloop.runtime.engines.triton_linear import FP8
 from dreamloop.runtime.gpu import cuda, kernels_for, noise, plain
@@ -39,6 +39,8 @@ from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, Quantise
 
 FLOORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest value of the twin in float64
 FRAMES = (1, 2, 5, 40, 1000)  # warm-up, wrap-around, long after
+OF_PLANS = ("slot_and_plan", "rotations", "qkv_write", "ring", "turn_sinks", "sparse_attention", "choose_blocks",
+            "add_skipped")  # kernels that work otherwise under another plan or memory
 SAMPLES = 7
 
 
@@ -172,6 +174,11 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
                                    None if turned is None else turned.double())
     own, its = (module.sparse_attention(queries[1], rings[1], plan, g, turned) for module in (k, plain))
     held("sparse_attention", own, its, exact)
+    if plan.kept is not None:
+        lists = [plain.token_mask(module.choose_blocks(queries[1], rings[1], plan, g, spec.plan.top_blocks), g)
+                 for module in (k, plain)]
+        same = torch.equal(*lists)
+        rows["choose_blocks"] = {"error": 0.0 if same else 1.0, "bound": 0.0, "passed": same}
     _, near = k.slot_and_plan(spec, frames, torch.full_like(frames, 2))  # a view of two frames: the others are skipped
     skipped, weights = k.skipped_blocks(near), random(d.heads, d.head_size, d.head_size) / d.head_size**0.5
     added = [module.add_skipped(its.to(r.dtype, copy=True), queries[1].to(r.dtype), rings[1].to(r.dtype), skipped, g,
@@ -182,6 +189,16 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
     error = float(np.abs(drawn.cpu().numpy() - host).max())
     rows["noise"] = {"error": error, "bound": 5e-7, "passed": error <= 5e-7}
     return rows
+
+
+def verify_policies(spec: WorldSpec, device: torch.device) -> dict[str, dict[str, Any]]:
+    """What `verify` finds on the same sizes under the plans and memories that a world need not have."""
+    memory = MemorySpec(6, sink_frames=2, dilated_frames=3, dilation=3, max_age=40)
+    block = -(-spec.tokens // 3)
+    policies = {"window": PlanSpec("window", 3, block), "radial": PlanSpec("radial", 3, block),
+                "top_k": PlanSpec("top_k", 0, block, 6)}
+    return {f"{kernel}, {name}": row for name, plan in policies.items()
+            for kernel, row in verify(replace(spec, memory=memory, plan=plan), device).items() if kernel in OF_PLANS}
 
 
 def _noise_of(device: torch.device) -> Callable[..., Tensor]:

@@ -37,6 +37,7 @@ STAGES = ("inputs", "network", "decoder")  # of a frame on the device
 # precision -> that of what is not in FP8 or, with qk8, in int8
 KINDS = {"bf16": "bf16", "bf16-qk8": "bf16", "fp8": "bf16", "fp8-qk8": "bf16", "fp32": "fp32"}
 FP8_CAPABILITY = (8, 9)  # the first GPUs that multiply in FP8
+CAPABILITY = (8, 0)  # of a GPU whose tensor cores multiply bf16
 FP8_MULTIPLE = 16  # of both sides of a product's weights (torch._scaled_mm on a GPU)
 
 
@@ -175,6 +176,8 @@ def why_missing(device: str = "cuda") -> str:
     """Why this engine cannot run on a GPU here, in one line, or an empty string."""
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no NVIDIA GPU with CUDA here"
+    if torch.cuda.get_device_capability(device) < CAPABILITY:
+        return f"{torch.cuda.get_device_name(device)} is older than sm_80, which the kernels are for"
     return why_plain(device)
 
 

@@ -60,8 +60,10 @@ def tiles_of(head_size: int, query_tokens: int, block_tokens: int, dtype: torch.
     if dtype == torch.float32:  # no tensor core multiplies it unrounded, and larger tiles spill
         return Tiles(min(rows, 32), 32, block_tokens < 32, 8, 2)
     queries, keys = (min(rows, 128), 64) if head_size <= 128 else (min(rows, 64), 32)
-    return Tiles(queries, keys, block_tokens < keys, 4 if queries * head_size <= 64 * 128 else 8,
-                 3 if head_size <= 64 else 2)
+    packed = block_tokens < keys
+    # what spills on some architecture otherwise: 128 queries on 4 warps, and 64 with gathered keys in 3 stages
+    warps = 4 if queries <= 64 and queries * head_size <= 64 * 128 else 8
+    return Tiles(queries, keys, packed, warps, 3 if head_size <= 64 and not (packed and queries >= 64) else 2)
 
 
 def splits_of(programs: int, key_tiles: int, values: int, processors: int = PROCESSORS) -> int:

@@ -13,12 +13,14 @@ import pytest
 pytest.importorskip("triton", reason="triton comes with dreamloop[gpu]")
 SCRIPT = Path(__file__).with_name("ahead_of_time.py")
 SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}  # of a program, CUDA programming guide
+ELSEWHERE = ("attention_shipped", "attention_pong", "attention_waypoint", "rows", "heads")  # in `make test`
 QUICK = ("attention_wan_int8", "narrow_int8", "attention_arena", "attention_arena_fp32", "heads_top_k", "rows_fp8",
          "schedule_radial", "schedule_dilated", "noise", "linear_wan")
 
 
 @pytest.mark.parametrize(("arch", "names"), [
-    (89, QUICK), *(pytest.param(arch, (), marks=pytest.mark.long) for arch in SHARED_BYTES)])
+    (89, QUICK), (80, ELSEWHERE), (90, ELSEWHERE), (120, ELSEWHERE),
+    *(pytest.param(arch, (), marks=pytest.mark.long) for arch in SHARED_BYTES)])
 def test_kernels_fit_and_spill_nothing(arch: int, names: tuple[str, ...], tmp_path: Path) -> None:
     """In a process of its own: kernels that were imported to be interpreted cannot be compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -4,6 +4,7 @@ measured."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -18,9 +19,9 @@ from worlds import tiny_world
 from dreamloop.demos.cli import main
 from dreamloop.models.core.spec import DynamicsSpec
 from dreamloop.models.networks.dit import NORM_EPSILON, rms_norm
-from dreamloop.runtime import bench_cuda_kernels as on_kernels, bench_cuda_steps as on_steps
+from dreamloop.runtime import bench_cuda as whole, bench_cuda_kernels as on_kernels, bench_cuda_steps as on_steps
 from dreamloop.runtime.bench import largest_error, oracle_steps
-from dreamloop.runtime.bench_cuda import SECTIONS, Run, _sweep
+from dreamloop.runtime.bench_cuda import PRESET_WINDOWS, SECTIONS, Run, _sweep
 from dreamloop.runtime.bench_cuda_presets import PRESETS, TOYS, PresetFrame, flop, random_weights
 from dreamloop.runtime.engines.base import State
 from dreamloop.runtime.engines.torch_engine import TorchEngine
@@ -109,6 +110,35 @@ def test_nothing_begins_after_the_budget(tmp_path: Path) -> None:
     assert list(on_kernels.sweep_rows(on_kernels.TOY, CPU, torch.float32, False, run.left)) == []
 
 
+def test_what_there_is_is_drawn_where_the_bench_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(run: Run, *_: object) -> None:
+        run.put("steps", "triton-bf16", {"p50_ms": 1.0, "fps": 1000.0})
+        raise KeyboardInterrupt
+    drawn: list[dict[str, object]] = []
+    monkeypatch.setattr(whole, "_measure", cut)
+    monkeypatch.setattr(whole, "_plots", lambda report, folder: drawn.append(report))
+    with pytest.raises(KeyboardInterrupt):
+        whole.bench_cuda(tiny_world(tmp_path / "world"), str(tmp_path / "out"), "cpu", toy=True, budget_s=0)
+    assert [report["steps"] for report in drawn] == [{"triton-bf16": {"p50_ms": 1.0, "fps": 1000.0}}]
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["steps"] == drawn[0]["steps"] and "plots" in report["seconds"]
+
+
+def test_no_compilation_begins_that_could_not_end_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: dict[str, dict[str, object]] = {}
+    monkeypatch.setattr(on_steps, "opened", lambda kind, *_: pytest.fail("began") if "compile" in kind else 1 / 0)
+    on_steps.steps(tiny_world(tmp_path), "cpu", 3, False, {}, [], lambda: 100.0, rows.__setitem__)
+    assert rows["triton-bf16"] == {"unavailable": "division by zero"}
+    assert rows["torch-compile-bf16"] == {"unavailable": "no time was left"}
+
+
+def test_a_kernel_is_held_to_its_twin_under_every_plan(tmp_path: Path) -> None:
+    rows = on_kernels.verify_policies(tiny_world(tmp_path).spec, CPU)
+    assert {name.split(", ")[1] for name in rows} == {"window", "radial", "top_k"}
+    assert {"choose_blocks, top_k", "turn_sinks, window", "sparse_attention, radial"} <= set(rows)
+    assert all(row["passed"] for row in rows.values()), rows
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: it would run")
 def test_without_a_gpu_bench_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
@@ -187,6 +217,10 @@ def test_players_at_different_times_are_held_to_the_oracle_together(tmp_path: Pa
 
 def test_presets_have_the_sizes_that_their_names_promise() -> None:
     wan, waypoint = PRESETS["wan-1.3b"].spec, PRESETS["waypoint-1b"].spec
+    of_wan, of_waypoint = (dataclasses.astuple(spec.dynamics)[:4] for spec in (wan, waypoint))
+    assert of_wan == (1536, 30, 12, 8960) and of_waypoint == (2048, 24, 32, 8192)
+    assert PRESETS["wan-1.3b"].text_keys == 512 and PRESETS["waypoint-1b"].text_keys == 0
+    assert PRESET_WINDOWS == {"wan-1.3b": (7, 21), "waypoint-1b": (16,)}
     assert (wan.tokens, wan.dynamics.head_size, wan.frame_width, wan.frame_height) == (1560, 128, 832, 480)
     assert (waypoint.tokens, waypoint.dynamics.head_size, PRESETS["waypoint-1b"].key_heads) == (512, 64, 16)
     # linear products, cross attention and W frames of self attention, as docs/gpu.md adds them up

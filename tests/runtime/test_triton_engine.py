@@ -19,6 +19,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import tiny_world
 
 from dreamloop.demos.cli import main
@@ -48,8 +49,8 @@ from dreamloop.models import load_world
 from dreamloop.runtime.engines.torch_engine import TorchEngine
 from dreamloop.runtime.engines.triton_engine import TritonEngine
 from dreamloop.runtime.gpu import fused, plain
-for precision in ("fp32", "bf16"):
-    engine = TritonEngine(load_world("doom-arena"), precision, device="cpu")
+for name, precision in (("doom-arena", "fp32"), ("doom-arena", "bf16"), ("pong", "bf16")):
+    engine = TritonEngine(load_world(name), precision, device="cpu")
     exact, usual = TorchEngine(engine.world, "fp64"), TorchEngine(engine.world, precision)
     assert engine.network.kernels is fused
     engine.network.kernels = plain
@@ -102,7 +103,31 @@ def test_interpreted_kernels_match_the_oracle_on_the_shipped_world() -> None:
     for line in done.stdout.splitlines():
         drawn, error, usual = json.loads(line)
         assert drawn == "noise_kernel" and error <= 2 * usual + oracle.FLOOR, line
-    assert len(done.stdout.splitlines()) == 2
+    assert len(done.stdout.splitlines()) == 3
+
+
+READING = {f"aten::{name}" for name in ("item", "_local_scalar_dense", "nonzero", "is_nonzero", "equal",
+                                        "masked_select")}
+
+
+class NoReading(TorchDispatchMode):
+    """Refuses what would make the host wait for a number from the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.name() not in READING, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("overrides", ALL.values(), ids=ALL)
+def test_nothing_of_a_frame_waits_for_the_device(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    engine = engine_of(tmp_path, "bf16", **overrides)
+    state = oracle.start(engine, seed=3)
+    oracle.play(engine, state, 3)
+    buffers = engine._buffers[1]
+    with torch.inference_mode(), NoReading():
+        engine._frame(buffers, buffers.next_output(), state.ring)
+    with torch.inference_mode(), NoReading(), pytest.raises(AssertionError):
+        float(buffers.inputs.device["latent"].sum())
 
 
 # -- FP8 -------------------------------------------------------------------------------------------------
