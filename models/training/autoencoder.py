@@ -99,7 +99,13 @@ def sample_batch(run: Run, spec: WorldSpec, data: Recording, rng: np.random.Gene
                  count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Frames and those before them (count, 3, h, w) in [-1, 1]; objects (count, h, w) float."""
     frames, _, objects = data.sample_moments(rng, count)
-    before, now = (to_pixels(spec, torch.from_numpy(frames[:, i]).to(run.device)) for i in (1, 2))
+    return batch_of(run, spec, frames[:, 2], frames[:, 1], objects)
+
+
+def batch_of(run: Run, spec: WorldSpec, frames: np.ndarray, last: np.ndarray,
+             objects: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of given frames, those before them (count, H, W, 3) uint8 and objects (count, H, W) bool."""
+    now, before = (to_pixels(spec, torch.from_numpy(x).to(run.device)) for x in (frames, last))
     pad = (0, spec.padded_width - spec.frame_width, 0, spec.padded_height - spec.frame_height)
     return (now.contiguous(memory_format=torch.channels_last), before,
             functional.pad(torch.from_numpy(objects).to(run.device).float(), pad))

@@ -74,7 +74,8 @@ class LatentClips:
     """Latents and actions of a recording, for training the dynamics.
 
     Per episode: latents (N, C, h, w) float16; actions (N, A) float32; objects (N, h, w) bool, True
-    where a latent's cell shows a small thing that matters.
+    where a latent's cell shows a small thing that matters. episodes: which of the recording's are in, those that are
+    long enough.
     """
 
     def __init__(self, latents: list[np.ndarray], actions: list[np.ndarray], objects: list[np.ndarray],
@@ -84,7 +85,7 @@ class LatentClips:
             raise GameError(f"no episode is longer than a clip of {clip_frames} frames: record longer ones")
         self.latents, self.actions, self.objects = (
             [arrays[i] for i in usable] for arrays in (latents, actions, objects))
-        self.clip_frames = clip_frames
+        self.clip_frames, self.episodes = clip_frames, usable
         self._starts = np.array([len(z) - clip_frames for z in self.latents])
 
     def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,10 +93,17 @@ class LatentClips:
         frame before the clip; the actions that led to the others (count, clip_frames, A), and the
         others' objects (count, clip_frames, h, w) float32: where a thing is or has just been, for one that is
         left behind where it was is as wrong as one that is missing where it went."""
-        episodes = rng.choice(len(self._starts), count, p=self._starts / self._starts.sum())
+        return self.cut(self.places(rng, count))
+
+    def places(self, rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+        """Where `count` clips begin: the place of the episode in `episodes`, and the frame."""
+        chosen = rng.choice(len(self._starts), count, p=self._starts / self._starts.sum())
+        return [(int(episode), int(rng.integers(0, self._starts[episode]))) for episode in chosen]
+
+    def cut(self, places: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `sample` returns, of clips at these places."""
         z, a, o = [], [], []
-        for episode in episodes:
-            first = int(rng.integers(0, self._starts[episode]))
+        for episode, first in places:
             z.append(self.latents[episode][first : first + self.clip_frames + 1])
             after = slice(first + 1, first + self.clip_frames + 1)
             a.append(self.actions[episode][after])

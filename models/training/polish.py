@@ -9,7 +9,8 @@ encoder, against a judge of patches (networks/discriminator.py):
 
 The latents do not change, so the dynamics need not learn anything anew, and the stage may come last. A
 share of the latents are the world's own dreams, some seconds in: they have no right answer to be close to,
-and only the judge speaks.
+and only the judge speaks. Where a game is all but certain they have one, the game's frame, for as long as the dream has
+not parted from it (`parted`): then the decoder learns what a dreamed latent, never quite right, is meant to show.
 
 Sources: VQGAN (Esser et al. 2021: patch discriminator on a decoder), relativistic pairing (R3GAN, Huang et al.
 2024), decoder-only fine-tuning on frozen latents (GameNGen, Valevski et al. 2024), weights between a network and
@@ -30,6 +31,7 @@ from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.discriminator import PatchDiscriminator
 from dreamloop.models.training.autoencoder import (
     AutoencoderTraining,
+    batch_of,
     channels_last,
     fidelity,
     gradient_loss,
@@ -37,15 +39,17 @@ from dreamloop.models.training.autoencoder import (
     sample_batch,
 )
 from dreamloop.models.training.data import LatentClips, Recording
+from dreamloop.models.training.distillation.regression import followed
 from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining
-from dreamloop.models.training.run import Run, train_stage
+from dreamloop.models.training.run import GateError, Run, train_stage
 
 
 @dataclass(frozen=True)
 class Polish:
     """weight: of the judge beside the fidelity; warmup: share of the stage in which the judge learns alone;
-    batch_frames: of the recording, of which every fourth is joined by a dreamed latent; dreams, dream_frames:
-    how many rollouts give those, and of how many frames; kept: how far the weights go from the autoencoder's
+    no judge where it is 0; batch_frames: of the recording; dream_share: of them are joined by a dreamed latent; dreams,
+    dream_frames: how many rollouts give those, and of how many frames; parted: see above and `regression.Rollouts`, 0
+    where nobody knows what a dream should show; kept: how far the weights go from the autoencoder's
     decoder to the polished one. On the way texture comes sooner than the loss of PSNR; at the end of it, in
     doom-arena, dreams were covered by a grid of coloured grain, though every statistic was within its bounds."""
 
@@ -57,20 +61,30 @@ class Polish:
     warmup: float = 0.05
     penalty_weight: float = 10.0
     penalty_noise: float = 0.05
+    dream_share: float = 0.25
     dreams: int = 128
     dream_frames: int = 48
+    parted: float = 0.0
     kept: float = 0.6
     ema_decay: float = 0.998
 
 
-class DecoderStudent:
-    """An autoencoder whose decoder learns beside a judge of patches.
+@dataclass(frozen=True)
+class Dreams:
+    """Latents of the world's own, (N, C, h, w) float16; where it is known what they should show, frames
+    (N, H, W, 3) uint8 and objects (N, H, W) bool of the recording, else None."""
 
-    net: its encoder is frozen; dreamed: (N, C, h, w) float16 latents of the world's own, or None."""
+    latents: Tensor
+    frames: np.ndarray | None = None
+    objects: np.ndarray | None = None
+
+
+class DecoderStudent:
+    """An autoencoder whose decoder learns beside a judge of patches. net: its encoder is frozen."""
 
     def __init__(self, run: Run, spec: WorldSpec, settings: Polish, base: AutoencoderTraining, net: Autoencoder,
-                 data: Recording, dreamed: Tensor | None = None) -> None:
-        self.run, self.spec, self.settings, self.base = run, spec, settings, base
+                 data: Recording, dreamed: Dreams | None = None) -> None:
+        self.run, self.spec, self.settings, self.base = run, spec, settings, base.later(1.0)
         self.data, self.dreamed = data, dreamed
         self.net = channels_last(net.to(run.device))
         self.net.encoder.requires_grad_(False)
@@ -87,10 +101,21 @@ class DecoderStudent:
         s = self.settings
         torch.manual_seed(int(rng.integers(2**31)))
         pixels, before, objects = sample_batch(self.run, self.spec, self.data, rng, s.batch_frames)
-        decoded = self._decode(self._latents(pixels, rng))
-        of_game = decoded[: s.batch_frames]
-        loss = regression = (fidelity(self.base, of_game, pixels, before, objects)
-                             + s.gradient_weight * gradient_loss(of_game - pixels))
+        latents, shown = self._latents(pixels), [(pixels, before, objects)]
+        if self.dreamed is not None:
+            chosen = rng.integers(0, len(self.dreamed.latents), round(s.batch_frames * s.dream_share))
+            latents = torch.cat([latents, self.dreamed.latents[torch.from_numpy(chosen)].to(latents)])
+            if self.dreamed.frames is not None and self.dreamed.objects is not None:
+                shown.append(batch_of(self.run, self.spec, self.dreamed.frames[chosen], self.dreamed.frames[chosen],
+                                      self.dreamed.objects[chosen]))
+        decoded = self._decode(latents)
+        known, last, things = (torch.cat(parts) for parts in zip(*shown, strict=True))
+        of_game = decoded[: len(known)]
+        loss = regression = (fidelity(self.base, of_game, known, last, things)
+                             + s.gradient_weight * gradient_loss(of_game - known))
+        if not s.weight:
+            loss.backward()
+            return {"loss": regression}
         # the judge compares pairs; a dreamed frame is paired with any of the game
         game = torch.cat([pixels, pixels[: len(decoded) - s.batch_frames]])
         if spent >= s.warmup:
@@ -102,18 +127,14 @@ class DecoderStudent:
         self.critic.requires_grad_(True)
         return {"loss": regression, **self._teach_critic(game, decoded.detach())}
 
-    def _latents(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Of the frames, with noise as the autoencoder's decoder had it, then of dreams."""
+    def _latents(self, pixels: Tensor) -> Tensor:
+        """Of the frames, with noise as the autoencoder's decoder had it."""
         net, device = self.net, pixels.device
         with torch.no_grad(), self.run.autocast():
             raw = self._encoder(pixels).float()
         latents = (raw - net.latent_mean[:, None, None]) / net.latent_std[:, None, None]
         deviation = torch.rand(len(latents), 1, 1, 1, device=device) * self.base.latent_noise
-        latents = latents + deviation * torch.randn_like(latents)
-        if self.dreamed is None:
-            return latents
-        chosen = torch.from_numpy(rng.integers(0, len(self.dreamed), len(latents) // 4))
-        return torch.cat([latents, self.dreamed[chosen].to(device).float()])
+        return latents + deviation * torch.randn_like(latents)
 
     def _decode(self, latents: Tensor) -> Tensor:
         with self.run.autocast():
@@ -144,7 +165,8 @@ def train_decoder(run: Run, spec: WorldSpec, settings: Polish, base: Autoencoder
     saved = run.load("autoencoder")
     assert saved is not None, "the autoencoder is trained before its decoder is polished"
     net.load_state_dict(saved["average"])
-    student = DecoderStudent(run, spec, settings, base, net, data, dream(run, spec, dynamics, clips, settings.dreams))
+    dreamed = dream(run, spec, dynamics, clips, settings.dreams, settings.parted, data)
+    student = DecoderStudent(run, spec, settings, base, net, data, dreamed)
 
     def figures(values: dict[str, Tensor]) -> dict[str, float]:
         kept = measure(run, spec, values, held_out)
@@ -160,17 +182,35 @@ def train_decoder(run: Run, spec: WorldSpec, settings: Polish, base: Autoencoder
 
 
 @torch.no_grad()
-def dream(run: Run, spec: WorldSpec, stage: str, clips: LatentClips, count: int) -> Tensor:
-    """Latents of the world's own: the second half of `count` rollouts, (N, C, h, w) float16, on the host."""
+def dream(run: Run, spec: WorldSpec, stage: str, clips: LatentClips, count: int, parted: float,
+          data: Recording) -> Dreams:
+    """The second half of `count` rollouts, on the host. parted: 0, or the first half is real and of the second are kept
+    the frames before a dream has parted from the recording, with what they should show."""
     trainer = ClipTrainer(run, spec, DynamicsTraining())
     saved = run.load(stage)
     assert saved is not None, f"stage {stage} comes before its dreams"
     trainer.net.load_state_dict(saved["average"])
     rng = np.random.default_rng(13)
-    kept = []
+    latents: list[Tensor] = []
+    frames: list[np.ndarray] = []
+    objects: list[np.ndarray] = []
+    half = clips.clip_frames // 2
     with run.console.status(f"dreaming {count} clips"):
         for first in range(0, count, 16):
-            z, action, _ = trainer.sample(clips, rng, min(16, count - first))
-            seen, _ = trainer.rollout(z, action, rng.integers(0, 2**32, len(z)).astype(np.uint64), 1)
-            kept.append(seen[:, seen.shape[1] // 2 :].flatten(0, 1).half().cpu())
-    return torch.cat(kept)
+            places = clips.places(rng, min(16, count - first))
+            z, action = (torch.from_numpy(x).to(run.device) for x in clips.cut(places)[:2])
+            seeds = rng.integers(0, 2**32, len(z)).astype(np.uint64)
+            seen, _ = trainer.rollout(z, action, seeds, half if parted else 1)
+            if not parted:
+                latents.append(seen[:, half:].flatten(0, 1).half().cpu())
+                continue
+            kept = followed(seen, z[:, :-1], parted).sum(1).int().tolist()
+            for clip, end, (episode, start) in zip(seen, kept, places, strict=True):
+                latents.append(clip[half:end].half().cpu())
+                for list_of, read in ((frames, data.frames), (objects, data.objects)):
+                    list_of.append(read(clips.episodes[episode], start + half, max(end - half, 0)))
+    if not parted:
+        return Dreams(torch.cat(latents))
+    if not (found := torch.cat(latents)).shape[0]:
+        raise GateError(f"decoder: no dream of stage {stage} follows the recording for one frame")
+    return Dreams(found, np.concatenate(frames), np.concatenate(objects))
