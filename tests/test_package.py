@@ -21,12 +21,16 @@ TOP = ("models", "runtime", "demos")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def package_map() -> dict[str, str]:
+def setup_script() -> Any:
     spec = importlib.util.spec_from_file_location("dreamloop_setup", ROOT / "setup.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return dict(module.package_map())
+    return module
+
+
+def package_map() -> dict[str, str]:
+    return dict(setup_script().package_map())
 
 
 def test_every_folder_with_python_files_is_a_package() -> None:
@@ -36,6 +40,27 @@ def test_every_folder_with_python_files_is_a_package() -> None:
 
 def test_dreamloop_itself_stays_a_namespace() -> None:
     assert not (ROOT / "dreamloop").exists()
+
+
+@pytest.mark.parametrize("broken", [(), ("cuda",), ("cuda", "cpu")])
+def test_an_nvcc_that_cannot_build_costs_no_more_than_the_cuda_kernels(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+        broken: tuple[str, ...]) -> None:
+    from setuptools import Extension
+    from setuptools.dist import Distribution
+    build = setup_script().BuildKernels(Distribution())
+    build.build_lib, build.build_temp = str(tmp_path / "lib"), str(tmp_path / "temp")
+    asked: list[tuple[str, ...]] = []
+
+    def cmake(target: Path, folder: Path, *options: str) -> None:
+        asked.append(options)
+        if ("cpu" if options else "cuda") in broken:
+            raise subprocess.CalledProcessError(1, "cmake", "nvcc fatal: unsupported architecture")
+    monkeypatch.setattr(build, "_cmake", cmake)
+    build.build_extension(Extension("dreamloop.runtime._kernels", []))
+    assert asked == [(), ("-DDREAMLOOP_CUDA=OFF",)][: 1 + bool(broken)]
+    said = capsys.readouterr().err
+    assert ("once more, without CUDA" in said) == bool(broken) and ("no compiled kernels" in said) == ("cpu" in broken)
 
 
 def test_playing_needs_no_torch_and_no_game() -> None:
