@@ -19,7 +19,7 @@ its fine-tuning (WiSE-FT, Wortsman et al. 2022).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -49,8 +49,7 @@ class Polish:
     """weight: of the judge beside the fidelity; warmup: share of the stage in which the judge learns alone; no judge
     where weight is 0; batch_frames: of the recording; dream_share: of them are joined by a dreamed latent; dreams,
     dream_frames: how many rollouts give those, and of how many frames; parted: see above and `regression.Rollouts`, 0
-    where nobody knows what a dream should show; margin: pixels around things that weigh as much as they do, for what a
-    decoder invents lies beside them; object_weight: of both (None: the autoencoder's); kept: how far the weights go
+    where nobody knows what a dream should show; kept: how far the weights go
     from the autoencoder's decoder to the polished one. On the way texture comes sooner than the loss of PSNR; at the
     end of it, in doom-arena, dreams were covered by a grid of coloured grain, though every statistic was within its
     bounds."""
@@ -67,8 +66,6 @@ class Polish:
     dreams: int = 128
     dream_frames: int = 48
     parted: float = 0.0
-    margin: int = 0
-    object_weight: float | None = None
     kept: float = 0.6
     ema_decay: float = 0.998
 
@@ -89,8 +86,6 @@ class DecoderStudent:
     def __init__(self, run: Run, spec: WorldSpec, settings: Polish, base: AutoencoderTraining, net: Autoencoder,
                  data: Recording, dreamed: Dreams | None = None) -> None:
         self.run, self.spec, self.settings, self.base = run, spec, settings, base.later(1.0)
-        if settings.object_weight is not None:
-            self.base = replace(base, object_weight=settings.object_weight)
         self.data, self.dreamed = data, dreamed
         self.net = channels_last(net.to(run.device))
         self.net.encoder.requires_grad_(False)
@@ -116,7 +111,6 @@ class DecoderStudent:
                                       self.dreamed.objects[chosen]))
         decoded = self._decode(latents)
         known, last, things = (torch.cat(parts) for parts in zip(*shown, strict=True))
-        things = functional.max_pool2d(things[:, None], 2 * s.margin + 1, stride=1, padding=s.margin)[:, 0]
         of_game = decoded[: len(known)]
         loss = regression = (fidelity(self.base, of_game, known, last, things)
                              + s.gradient_weight * gradient_loss(of_game - known))
