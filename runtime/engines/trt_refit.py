@@ -15,23 +15,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from dreamloop.models.core.errors import EngineError
 from dreamloop.runtime.engines import cache, trt_build
 
 FLAG = "refit"
-WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16")
 
 
 def structure(model: bytes) -> str:
     """SHA-256 of a graph without the values of its float weights and without its metadata. Raises `EngineError` for
     one with Q/DQ: its scales are constants of the kernels."""
+    import onnx
     graph = onnx.load_from_string(model)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph.node):
         raise EngineError("a graph with quantised products cannot be refitted: build it without refit")
     for tensor in graph.graph.initializer:
-        if tensor.data_type in WEIGHTS:
+        if onnx.TensorProto.DataType.Name(tensor.data_type) in WEIGHTS:
             for values in ("raw_data", "float_data", "int32_data"):
                 tensor.ClearField(values)
     graph.ClearField("metadata_props")
