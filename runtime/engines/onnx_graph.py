@@ -25,11 +25,12 @@ batch, L layers, S slots, T tokens, Tp padded tokens, H heads, D head size, C la
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from importlib import metadata
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from dreamloop.models.core.errors import EngineError
 from dreamloop.models.core.spec import WorldSpec
@@ -46,6 +47,7 @@ FORMS: dict[str, type[Portable]] = {"portable": Portable, "sparse": Sparse, "in_
 TENSORRT_FORMS: dict[str, type[Portable]] = {**FORMS, "plugin": Plugin}  # plain TensorRT alone runs the last
 KINDS = ("step", "decode", "encode")
 PREFIX = {"step": "dynamics.", "decode": "autoencoder.decoder.", "encode": "autoencoder.encoder."}
+WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 MAX_MODEL_BYTES = (1 << 31) - (1 << 24)  # one protobuf message, with room for the nodes
 
 
@@ -193,3 +195,17 @@ def unpatchify(g: Graph, spec: WorldSpec, batch: int, tokens: str) -> str:
     p, (rows, columns), c = spec.dynamics.patch, spec.grid, spec.autoencoder.latent_channels
     split = g.reshape("unpatch.split", tokens, (batch, rows, columns, c, p, p))
     return g.reshape("unpatch", g.transpose("unpatch.order", split, (0, 3, 1, 4, 2, 5)), (batch, *spec.latent_shape))
+
+
+def structure(model: bytes) -> str:
+    """SHA-256 of a graph without the values of its float weights and without its metadata. Raises `EngineError` for
+    one with Q/DQ: its scales are constants of the kernels."""
+    graph = ModelProto.FromString(model)
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph.node):
+        raise EngineError("a graph with quantised products cannot be refitted: build it without refit")
+    for tensor in graph.graph.initializer:
+        if tensor.data_type in WEIGHT_TYPES:
+            for values in ("raw_data", "float_data", "int32_data"):
+                tensor.ClearField(values)
+    graph.ClearField("metadata_props")
+    return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()

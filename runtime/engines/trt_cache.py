@@ -23,7 +23,7 @@ from dreamloop.runtime.engines import cache, onnx_cache, onnx_graph, trt_build, 
 def identity(name: str, world: World, model: bytes, arch: str, form: str = "", refit: bool = False) -> dict[str, str]:
     """All that an engine depends on, as it is written beside it."""
     plugin = {"plugin": trt_plugin.digest(arch)} if form == "plugin" else {}
-    structure = {"structure": trt_refit.structure(model)} if refit else {}
+    structure = {"structure": onnx_graph.structure(model)} if refit else {}
     flags = (*trt_build.FLAGS, trt_refit.FLAG) if refit else trt_build.FLAGS
     return {**plugin, **structure, "library": trt_build.version(name), "arch": arch, "world_hash": world.hash,
             "graph": hashlib.sha256(model).hexdigest(), "flags": " ".join(flags)}

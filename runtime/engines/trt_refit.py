@@ -1,7 +1,7 @@
 """Refit: an engine takes the weights of another world of the same graph, such as the same one trained on.
 
-What may differ is the values of float weights, nothing else (`structure`). Engines must be built for it, which
-costs them the folding of what they know to be constant, so it is asked for:
+What may differ is the values of float weights, nothing else (`onnx_graph.structure`). Engines must be built for it,
+which costs them the folding of what they know to be constant, so it is asked for:
 
     Session(world, TensorRTForRTXEngine(world, refit=True))
 
@@ -10,31 +10,13 @@ Building such an engine needs a GPU even with TensorRT for RTX, so `refitted` ha
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from dreamloop.models.core.errors import EngineError
 from dreamloop.runtime.engines import cache, trt_build
 
 FLAG = "refit"
-WEIGHTS = ("FLOAT", "FLOAT16", "BFLOAT16")
-
-
-def structure(model: bytes) -> str:
-    """SHA-256 of a graph without the values of its float weights and without its metadata. Raises `EngineError` for
-    one with Q/DQ: its scales are constants of the kernels."""
-    import onnx
-    graph = onnx.load_from_string(model)
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph.node):
-        raise EngineError("a graph with quantised products cannot be refitted: build it without refit")
-    for tensor in graph.graph.initializer:
-        if onnx.TensorProto.DataType.Name(tensor.data_type) in WEIGHTS:
-            for values in ("raw_data", "float_data", "int32_data"):
-                tensor.ClearField(values)
-    graph.ClearField("metadata_props")
-    return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def alike(path: Path, wanted: dict[str, str]) -> tuple[bytes, str] | None:

@@ -175,7 +175,7 @@ def test_an_engine_that_is_not_what_is_wanted_is_built_anew_and_said_so(rtx: Any
 
 
 def structure(world: World, form: str = "in_place", precision: str = "fp16") -> str:
-    return trt_refit.structure(onnx_graph.build(world, "step", 1, form, precision).SerializeToString())
+    return onnx_graph.structure(onnx_graph.build(world, "step", 1, form, precision).SerializeToString())
 
 
 def test_a_graph_keeps_its_structure_whatever_the_weights_and_loses_it_with_anything_else(tmp_path: Path) -> None:
