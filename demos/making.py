@@ -42,7 +42,7 @@ def train(recipe: str | None, game: str | None, minutes: float | None, device: s
     chosen = recipe_named(recipe) if recipe is not None else recipe_for(game or "")
     folder = pipeline.train(chosen, minutes=minutes, device=device, resume=resume, run_folder=run_folder,
                             player=_player(policy, chosen.game_name), recordings=recordings, begin=begin,
-                            stages=tuple(filter(None, only.split(","))))
+                            stages=only.split(",") if only else ())
     return folder, chosen.game_name
 
 

@@ -37,9 +37,11 @@ class RingPass:
         self.rows = [slice(int(s) * stride, int(s) * stride + spec.tokens) for s in inputs.slot]
         self.plan = inputs.plan
         self.mask = self._mask(inputs.plan)
-        # a rollout in training: products beat torch's fused attention in bfloat16, and most of an early ring is empty
-        self.seen = self.mask.any(2).any(1).any(0).nonzero()[:, 0] if (
-            device.type == "cpu" and ring.dtype == torch.bfloat16 and inputs.plan.block_kept is None) else None
+        self.seen: Tensor | None = None  # columns of the ring that are read, where they are gathered first
+        if device.type == "cpu" and ring.dtype == torch.bfloat16 and inputs.plan.block_kept is None:
+            # a rollout in training: products beat torch's fused attention there, and most of an early ring is empty
+            self.seen = self.mask.any(2).any(1).any(0).nonzero()[:, 0]
+            self.mask = self.mask[..., self.seen]
         self.written = self.share = None
         if spec.plan.linear:
             share = shares(self.plan.skipped(), self.plan.block_length[:, None, None])
@@ -70,7 +72,7 @@ class RingPass:
             attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)[:, :, None]
         else:
             read, given = (x.index_select(2, self.seen) for x in (keys, values))
-            attended = attend_masked(query, read, given, mask[..., self.seen])[:, :, None]
+            attended = attend_masked(query, read, given, mask)[:, :, None]
         if skipped is None:
             return attended
         assert self.written is not None and self.share is not None

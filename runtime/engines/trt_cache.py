@@ -69,10 +69,10 @@ def load_or_build(name: str, world: World, kind: str, batch: int, form: str, pre
             reason = str(error)
     built = None
     if refit and path is not None and (other := trt_refit.alike(path, wanted)) is not None:
-        engine, first = other
-        if (engine := trt_refit.refitted(name, engine, model) or b""):
+        engine = trt_refit.refitted(name, other[0], model)
+        if engine is not None:
             built = trt_build.Built(engine, {"library": wanted["library"], "arch": arch, "graph_bytes": len(model),
-                                             "engine_bytes": len(engine), "refitted_from": first})
+                                             "engine_bytes": len(engine), "refitted_from": other[1]})
     built = built or build(name, model, arch, "plugin" in wanted, refit)
     if path is not None:
         cache.write(path, built.engine)

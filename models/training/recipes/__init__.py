@@ -66,7 +66,7 @@ def only(recipe: Recipe, stages: Sequence[str]) -> Recipe:
         raise DreamloopError(f"{recipe.spec.name} has no stage {unknown[0]!r} to train; it has {', '.join(networks)}")
     if not recipe.begin_from:
         raise DreamloopError(f"to train only {', '.join(stages)}, name a world to begin from: --begin WORLD")
-    spent = sum(recipe.shares[name] for name in stages)
+    spent = sum(recipe.shares[name] for name in set(stages))
     rest = 1.0 - recipe.shares["judges"]
     return replace(recipe, shares={"judges": recipe.shares["judges"]} | {
         name: rest * recipe.shares[name] / spent if name in stages else 0.0 for name in networks})

@@ -7,14 +7,14 @@ showed none), and so do pixels that change. Three quarters of the autoencoder's 
 paddles: of 148 held-out frames with a ball, whole frames alone had taught it to show 98 in some 20 minutes of one
 core; after 6 of windows it showed 136, after 13 of them 146, none of them elsewhere.
 Nothing of the game is left to chance, given memory enough. After a point the court is empty for 31 frames, then the
-ball comes from the middle, towards the side that lost the point, as steep as the last one was when it went out: so the
-window is 36 frames. With six nobody could know when, and the ball never came back. Four layers, two thirds of the
+ball comes from the middle, towards the side that lost the point, up or down as the last one went out: so the window
+is 36 frames. With six nobody could know when, and the ball did not come back. Four layers, two thirds of the
 arithmetic of six, are enough.
 
 It ends on its own rollouts, pulled towards the recording for as long as they have not parted from it: to be pulled on
-teaches the mean of what might be, and balls and paddles faded within seconds. Of held-out frames with a ball, 40 to 63
+teaches the mean of what might be, and balls and paddles faded within seconds. Of held-out frames with a ball, 32 to 55
 frames behind 8 real ones, 55% had lost it after 19 minutes of rollouts of up to 24 frames, all of them pulled, with a
-memory of six; at 32 to 63 frames behind 36 real ones, 39% after 34 more minutes and 23% after 58, this way. (Eight
+memory of six; at 32 to 63 frames behind 36 real ones, 39% after 36 more minutes and 23% after 61, this way. (Eight
 minutes of scoring in their stead lost paddles.) The decoder ends on dreams, too: a latent that is not quite right had
 dots around the ball. What dots are left are the decoder's own, on real frames too: where the four pixels around a ball
 weighed as much as it does, twelve more minutes took most of them away (motion at 1,000 frames 1.53 of the game's, then
