@@ -89,14 +89,13 @@ def exposure(recipe: Recipe) -> list[Variant]:
 
 
 def memory(recipe: Recipe, dilated: int = 7, dilation: int = 16, sinks: int = 4) -> list[Variant]:
-    """`SLOTS` slots each. The dilated ones reach back further than a full turn takes, 106 frames; all learn from
-    clips long enough for them."""
+    """`SLOTS` slots each. The dilated ones reach back further than a full turn takes, 106 frames; all begin from the
+    base, whose window has as many, and learn by scoring from clips long enough for them."""
     long = MemorySpec(window_frames=SLOTS - dilated, dilated_frames=dilated, dilation=dilation)
     clip = oldest_age(long) + 4
     memories = {"window": MemorySpec(window_frames=SLOTS), "dilated": long,
                 "sinks": MemorySpec(window_frames=SLOTS - sinks, sink_frames=sinks, max_age=clip)}
-    settings = replace(recipe.dynamics, clip_frames=clip, batch_clips=2)
-    return [Variant(name, replace(recipe.spec, memory=of), settings, own_share=0.6,
+    return [Variant(name, replace(recipe.spec, memory=of), recipe.dynamics,
                     method=Scoring(clip_frames=clip, batch_clips=1)) for name, of in memories.items()]
 
 
