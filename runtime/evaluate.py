@@ -68,6 +68,11 @@ class Truth:
         index = self.primed - 1 + horizon
         return self.frames[index] if index < len(self.frames) else None
 
+    @property
+    def future(self) -> np.ndarray:
+        """The real frames after the primed ones, horizon h at index h - 1."""
+        return self.frames[self.primed :]
+
 
 @dataclass(frozen=True)
 class Dream:
@@ -141,9 +146,9 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         **inverse_dynamics(reader, truths, dream), "judge_hash": reader.hash if reader else None,
         **_clip_figures(truths, dream),
         "state_error": _state_figures(finder, motion, truths, dream),
-        "turn": turn_figures(motion, turns, turned, given) if turned else None,
+        "turn": turn_figures(motion, turns, turned) if turned else None,
         "events": _event_figures(shooter, sight, truths, dream),
-        **perceptual(truths, dream, given, HORIZONS, lpips, fvd),
+        **perceptual(truths, dream, HORIZONS, lpips, fvd),
     }
     if curve:
         report["psnr_curve"] = [_rounded(metrics.pooled_psnr(e), 3) for e in errors["dream"].T]
@@ -337,11 +342,11 @@ def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> 
     read: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     held = []
     for episode, truth in enumerate(truths):
-        count = min(len(truth.frames) - truth.primed, dream.frames.shape[1], COMPARED_FRAMES)
+        count = min(len(truth.future), dream.frames.shape[1], COMPARED_FRAMES)
         if count < 2:
             continue
         held.append(truth.actions[truth.primed + 1 : truth.primed + count, : len(buttons)] > 0.5)
-        read[keys[0]].append(judge.pressed(truth.frames[truth.primed : truth.primed + count]))
+        read[keys[0]].append(judge.pressed(truth.future[:count]))
         read[keys[1]].append(judge.pressed(dream.frames[episode, :count]))
     for key in keys:
         per_button: dict[str, float | None] = dict.fromkeys(buttons)
@@ -374,7 +379,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _clip_figures(truths: list[Truth], dream: Dream) -> dict[str, Any]:
     try:
-        return clip_discriminator(truths, dream, truths[0].primed)
+        return clip_discriminator(truths, dream)
     except ImportError:  # it trains a network: without torch there is no figure, as there is no judge
         return {"clip_discriminator": None, "clip_discriminator_interval": None}
 
@@ -383,8 +388,8 @@ def _state_figures(finder: Finder | None, motion: Judge | None, truths: list[Tru
                    dream: Dream) -> dict[str, Any] | None:
     """`state_error`: by the game's own finder, or by the probe `motion`, or None."""
     if finder is not None:
-        return state_error(finder, truths, dream, HORIZONS, truths[0].primed)
-    return motion_error(motion, truths, dream, HORIZONS, truths[0].primed) if motion is not None else None
+        return state_error(finder, truths, dream, HORIZONS)
+    return motion_error(motion, truths, dream, HORIZONS) if motion is not None else None
 
 
 def _event_figures(shooter: Shooter | None, sight: Judge | None, truths: list[Truth],
@@ -392,10 +397,10 @@ def _event_figures(shooter: Shooter | None, sight: Judge | None, truths: list[Tr
     """`events`: of a game in which one shoots; those of monsters need the probe `sight`."""
     if shooter is None:
         return None
-    figures = flash_figures(shooter, truths, dream, truths[0].primed)
+    figures = flash_figures(shooter, truths, dream)
     if sight is not None:
-        figures |= monster_figures(sight, truths, dream, truths[0].primed)
-        figures |= gone_figures(shooter, sight, truths, dream, truths[0].primed)
+        figures |= monster_figures(sight, truths, dream)
+        figures |= gone_figures(shooter, sight, truths, dream)
     return figures
 
 

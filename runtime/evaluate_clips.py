@@ -25,13 +25,13 @@ LEARNING_RATE = 2e-3
 REACH = 40  # pixels of the longer side, about, that the judge sees
 
 
-def clip_discriminator(truths: list[Truth], dream: Dream, primed: int, steps: int | None = None) -> dict[str, Any]:
+def clip_discriminator(truths: list[Truth], dream: Dream, steps: int | None = None) -> dict[str, Any]:
     """`clip_discriminator`: length in frames -> accuracy, None where no two episodes have a clip;
     `clip_discriminator_interval`: 95% over episodes. steps: of training (default: `STEPS`)."""
     pairs = []
     for episode, truth in enumerate(truths):
-        count = min(len(truth.frames) - primed, dream.frames.shape[1])
-        pairs.append((truth.frames[primed : primed + count], dream.frames[episode, :count]))
+        count = min(len(truth.future), dream.frames.shape[1])
+        pairs.append((truth.future[:count], dream.frames[episode, :count]))
     figures: dict[str, dict[str, Any]] = {"clip_discriminator": {}, "clip_discriminator_interval": {}}
     for length in LENGTHS:
         right = right_of_episodes(pairs, length, steps or STEPS)

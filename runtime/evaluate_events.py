@@ -23,16 +23,16 @@ GONE_STRETCH = 3  # frames in a row without a monster in the crosshair: one may 
 AWAY_DEGREES = 4.0  # of heading: beyond it the crosshair has left the monster, not the monster the crosshair
 
 
-def flash_figures(shooter: Shooter, truths: list[Truth], dream: Dream, primed: int) -> dict[str, Any]:
+def flash_figures(shooter: Shooter, truths: list[Truth], dream: Dream) -> dict[str, Any]:
     """`flash_hit`: of the game's shots (`flash_shots` of them), the share with a dreamed flash within
     `SLACK_FRAMES`; `flash_false`: of the dreamed flashes (`flash_flashes`), the share with no shot of the game as
     near. Over the frames that both sides have."""
     shots = hit = made = false = 0
     for episode, truth in enumerate(truths):
-        count = min(len(truth.frames) - primed, dream.frames.shape[1])
+        count = min(len(truth.future), dream.frames.shape[1])
         if count < 2:
             continue
-        game = shooter.flashes(truth.frames[primed : primed + count])
+        game = shooter.flashes(truth.future[:count])
         dreamed = shooter.flashes(dream.frames[episode, :count])
         inner = slice(SLACK_FRAMES, count - SLACK_FRAMES)  # a partner of those at the ends may lie outside
         near = np.abs(game[:, None] - dreamed[None]) <= SLACK_FRAMES
@@ -43,19 +43,19 @@ def flash_figures(shooter: Shooter, truths: list[Truth], dream: Dream, primed: i
             "flash_flashes": made}
 
 
-def monster_figures(sight: Judge, truths: list[Truth], dream: Dream, primed: int) -> dict[str, Any]:
+def monster_figures(sight: Judge, truths: list[Truth], dream: Dream) -> dict[str, Any]:
     """`monsters_present`: of the frames up to horizon 64 in which the game has a living monster in view
     (`monsters_frames`), the share in which the dream shows one; `monsters_present_real`: what the probe finds in
     the game's own frames; `monsters_invented`: of the frames without, the share in which the dream shows one."""
     from dreamloop.models.networks.probes import read_sight
     facts, reads, reals = [], [], []
     for episode, truth in enumerate(truths):
-        if min(len(truth.frames) - primed, dream.frames.shape[1]) < PRESENT_HORIZON or not truth.targets:
+        if min(len(truth.future), dream.frames.shape[1]) < PRESENT_HORIZON or not truth.targets:
             continue
         first = PRESENT_HORIZON - PRESENT_FRAMES
-        facts.append([bool(targets) for targets in truth.targets[primed + first : primed + PRESENT_HORIZON]])
+        facts.append([bool(targets) for targets in truth.targets[truth.primed :][first:PRESENT_HORIZON]])
         reads.append(read_sight(sight, dream.frames[episode, first - 1 : PRESENT_HORIZON])[:, 0])
-        reals.append(read_sight(sight, truth.frames[primed + first - 1 : primed + PRESENT_HORIZON])[:, 0])
+        reals.append(read_sight(sight, truth.future[first - 1 : PRESENT_HORIZON])[:, 0])
     if not facts:
         return {**dict.fromkeys(("monsters_present", "monsters_present_real", "monsters_invented")),
                 "monsters_frames": 0}
@@ -66,18 +66,18 @@ def monster_figures(sight: Judge, truths: list[Truth], dream: Dream, primed: int
             "monsters_invented": share(int(read[~fact].sum()), int((~fact).sum())), "monsters_frames": there}
 
 
-def gone_figures(shooter: Shooter, sight: Judge, truths: list[Truth], dream: Dream, primed: int) -> dict[str, Any]:
+def gone_figures(shooter: Shooter, sight: Judge, truths: list[Truth], dream: Dream) -> dict[str, Any]:
     """`shot_gone`: of the dream's own shots at a monster in its crosshair (`shot_gone_cases`), the share after
     which the crosshair is empty within a second; `shot_gone_real`, `shot_gone_real_cases`: the same of the
     game's pictures. Cases in which the player turns away first are left out."""
     from dreamloop.models.networks.probes import read_sight
     totals = {"": [0, 0], "_real": [0, 0]}
     for episode, truth in enumerate(truths):
-        count = min(len(truth.frames) - primed, dream.frames.shape[1])
+        count = min(len(truth.future), dream.frames.shape[1])
         if count <= GONE_FRAMES or "heading" not in truth.variables:
             continue
-        heading = truth.variables["heading"][primed : primed + count]
-        for side, frames in (("", dream.frames[episode, :count]), ("_real", truth.frames[primed : primed + count])):
+        heading = truth.variables["heading"][truth.primed :][:count]
+        for side, frames in (("", dream.frames[episode, :count]), ("_real", truth.future[:count])):
             aimed = np.concatenate([[False], read_sight(sight, frames)[:, 1]])
             cases, gone = shot_gone(shooter.flashes(frames), aimed, heading)
             totals[side][0] += cases

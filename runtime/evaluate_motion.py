@@ -26,11 +26,11 @@ CIRCLE_FRAMES = 128  # a full turn takes about 106
 SAME_VIEW_DEGREES = 2.0
 
 
-def motion_error(probe: Judge, truths: list[Truth], dream: Dream, horizons: tuple[int, ...],
-                 primed: int) -> dict[str, dict[str, dict[str, float | int]]]:
+def motion_error(probe: Judge, truths: list[Truth], dream: Dream, horizons: tuple[int, ...]
+                 ) -> dict[str, dict[str, dict[str, float | int]]]:
     """heading, position -> horizon -> figures: `degrees` or `units` the mean distance of the dream's reading from
     the game's truth, `real` the same of the reading of the game's frames, `frames` how many episodes."""
-    paths = [_paths(probe, truth, dream.frames[e], primed) for e, truth in enumerate(truths)
+    paths = [_paths(probe, truth, dream.frames[e]) for e, truth in enumerate(truths)
              if {"heading", "x", "y"} <= set(truth.variables)]
     figures: dict[str, dict[str, dict[str, float | int]]] = {"heading": {}, "position": {}}
     for horizon in horizons:
@@ -46,19 +46,19 @@ def motion_error(probe: Judge, truths: list[Truth], dream: Dream, horizons: tupl
     return figures
 
 
-def _paths(probe: Judge, truth: Truth, dreamed: np.ndarray, primed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _paths(probe: Judge, truth: Truth, dreamed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x, y, heading relative to the last primed frame, at horizons 0, 1, ...: of the game, read from the dream,
     read from the game's frames; (n, 3) each."""
     from dreamloop.models.networks.probes import read_motion
-    count = min(len(truth.frames) - primed, len(dreamed))
-    last = primed - 1
+    count = min(len(truth.future), len(dreamed))
+    last = truth.primed - 1
     facing = np.unwrap(np.radians(truth.variables["heading"][last : last + count + 1].astype(np.float64)))
     x, y = (truth.variables[k][last : last + count + 1].astype(np.float64) for k in ("x", "y"))
     cos, sin = np.cos(facing[0]), np.sin(facing[0])
     dx, dy = x - x[0], y - y[0]
     true = np.stack([dx * cos + dy * sin, dy * cos - dx * sin, np.degrees(facing - facing[0])], axis=1)
     sides = [np.concatenate([truth.frames[last : last + 1], frames[:count]])
-             for frames in (dreamed, truth.frames[primed:])]
+             for frames in (dreamed, truth.future)]
     read = [walked(read_motion(probe, frames)) if count else np.zeros((1, 3)) for frames in sides]
     return true, read[0], read[1]
 
@@ -73,7 +73,7 @@ def walked(moves: np.ndarray) -> np.ndarray:
     return np.concatenate([np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)]), heading[:, None]], axis=1)
 
 
-def turn_figures(probe: Judge | None, truths: list[Truth], dream: Dream, primed: int) -> dict[str, Any]:
+def turn_figures(probe: Judge | None, truths: list[Truth], dream: Dream) -> dict[str, Any]:
     """Of episodes in which a turn key is held after the primed frames:
 
     heading_error, heading_error_real: mean distance in degrees from the game's heading after `TURN_FRAMES`,
@@ -85,20 +85,20 @@ def turn_figures(probe: Judge | None, truths: list[Truth], dream: Dream, primed:
     errors: list[tuple[float, float]] = []
     again, elsewhere, episodes = [], [], 0
     for episode, truth in enumerate(truths):
-        count = min(len(truth.frames) - primed, dream.frames.shape[1])
+        count = min(len(truth.future), dream.frames.shape[1])
         if count < TURN_FRAMES or "heading" not in truth.variables:
             continue
         episodes += 1
         if probe is not None:
-            true, made, real = _paths(probe, truth, dream.frames[episode], primed)
+            true, made, real = _paths(probe, truth, dream.frames[episode])
             errors.append((abs(made[TURN_FRAMES, 2] - true[TURN_FRAMES, 2]),
                            abs(real[TURN_FRAMES, 2] - true[TURN_FRAMES, 2])))
-        horizon = full_turn(truth.variables["heading"][primed - 1 : primed + count])
+        horizon = full_turn(truth.variables["heading"][truth.primed - 1 :][: count + 1])
         if horizon is None:
             continue
         shown = dream.frames[episode, horizon - 1]
-        again.append(metrics.squared_error(shown, truth.frames[primed - 1 + horizon]))
-        elsewhere.append(metrics.squared_error(shown, truth.frames[primed - 1 + horizon // 2]))
+        again.append(metrics.squared_error(shown, truth.future[horizon - 1]))
+        elsewhere.append(metrics.squared_error(shown, truth.future[horizon // 2 - 1]))
     means = np.mean(errors, axis=0) if errors else None
     psnr = [metrics.pooled_psnr(np.array(values)) for values in (again, elsewhere)]
     return {"heading_error": None if means is None else round(float(means[0]), 2),

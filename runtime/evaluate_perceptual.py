@@ -27,7 +27,7 @@ FVD_FRAMES = 16
 Features = Callable[[np.ndarray], np.ndarray]
 
 
-def perceptual(truths: list[Truth], dream: Dream, primed: int, horizons: tuple[int, ...],
+def perceptual(truths: list[Truth], dream: Dream, horizons: tuple[int, ...],
                lpips: str | os.PathLike[str] | None, fvd: str | os.PathLike[str] | None) -> dict[str, Any]:
     """`lpips`: horizon -> mean over the episodes that reach it; `fvd`: of all clips of 16 frames that dream and
     game both have, one after the other. None where no network was given, and `perceptual_note` then says so."""
@@ -35,9 +35,9 @@ def perceptual(truths: list[Truth], dream: Dream, primed: int, horizons: tuple[i
     figures: dict[str, Any] = {"lpips": None, "fvd": None}
     if lpips is not None:
         net = image_features(lpips)
-        figures["lpips"] = {str(h): _lpips(net, truths, dream, primed, h) for h in horizons}
+        figures["lpips"] = {str(h): _lpips(net, truths, dream, h) for h in horizons}
     if fvd is not None:
-        game, made = clips_of(truths, dream, primed)
+        game, made = clips_of(truths, dream)
         if len(game) < 2:
             raise DreamloopError(f"fvd needs two clips of {FVD_FRAMES} frames at least: more --episodes or --frames")
         features = clip_features(fvd)
@@ -48,23 +48,22 @@ def perceptual(truths: list[Truth], dream: Dream, primed: int, horizons: tuple[i
     return figures
 
 
-def _lpips(net: Features, truths: list[Truth], dream: Dream, primed: int, horizon: int) -> float | None:
-    reached = [e for e, truth in enumerate(truths)
-               if horizon <= dream.frames.shape[1] and len(truth.frames) >= primed + horizon]
+def _lpips(net: Features, truths: list[Truth], dream: Dream, horizon: int) -> float | None:
+    reached = [e for e, truth in enumerate(truths) if horizon <= min(dream.frames.shape[1], len(truth.future))]
     if not reached:
         return None
-    game = net(np.stack([truths[e].frames[primed - 1 + horizon] for e in reached]))
+    game = net(np.stack([truths[e].future[horizon - 1] for e in reached]))
     made = net(dream.frames[reached, horizon - 1])
     return round(float(np.square(game - made).sum(axis=1).mean()), 4)
 
 
-def clips_of(truths: list[Truth], dream: Dream, primed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def clips_of(truths: list[Truth], dream: Dream) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Clips of `FVD_FRAMES` frames of game and dream, the same episodes and horizons."""
     game, made = [], []
     for episode, truth in enumerate(truths):
-        count = min(len(truth.frames) - primed, dream.frames.shape[1]) // FVD_FRAMES
-        for first in range(0, max(count, 0) * FVD_FRAMES, FVD_FRAMES):
-            game.append(truth.frames[primed + first : primed + first + FVD_FRAMES])
+        count = min(len(truth.future), dream.frames.shape[1]) // FVD_FRAMES
+        for first in range(0, count * FVD_FRAMES, FVD_FRAMES):
+            game.append(truth.future[first : first + FVD_FRAMES])
             made.append(dream.frames[episode, first : first + FVD_FRAMES])
     return game, made
 

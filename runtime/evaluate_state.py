@@ -19,8 +19,8 @@ POOLED_FRAMES = 8  # a horizon stands for itself and the seven frames before it,
 NEAR_PIXELS = 4.0
 
 
-def state_error(finder: Finder, truths: list[Truth], dream: Dream, horizons: tuple[int, ...],
-                primed_frames: int) -> dict[str, dict[str, dict[str, float | int | None]]]:
+def state_error(finder: Finder, truths: list[Truth], dream: Dream, horizons: tuple[int, ...]
+                ) -> dict[str, dict[str, dict[str, float | int | None]]]:
     """thing -> horizon -> figures, over all episodes and `POOLED_FRAMES` frames up to the horizon:
 
     frames: how many there are in which the game shows the thing; of those, present: the share in
@@ -33,9 +33,9 @@ def state_error(finder: Finder, truths: list[Truth], dream: Dream, horizons: tup
     for horizon in horizons:
         pairs = []
         for episode, truth in enumerate(truths):
-            last = min(horizon, dream.frames.shape[1], len(truth.frames) - primed_frames)
+            last = min(horizon, dream.frames.shape[1], len(truth.future))
             if last == horizon:
-                pairs += [(finder.find(truth.frames[primed_frames - 1 + h]), finder.find(dream.frames[episode, h - 1]))
+                pairs += [(finder.find(truth.future[h - 1]), finder.find(dream.frames[episode, h - 1]))
                           for h in range(max(1, horizon - POOLED_FRAMES + 1), horizon + 1)]
         for thing in pairs[0][0] if pairs else figures:
             figures.setdefault(thing, {})[str(horizon)] = _figures([(real[thing], made[thing])

@@ -74,16 +74,16 @@ def test_the_finder_sees_the_flashes_that_the_pistols_clockwork_says() -> None:
 
 def test_flashes_of_a_perfect_dream_hit_and_of_a_blind_one_do_not(arena: tuple[Shooter, list[Truth]]) -> None:
     shooter, truths = arena
-    perfect = evaluate_events.flash_figures(shooter, truths, as_dream(truths), PRIMED_FRAMES)
+    perfect = evaluate_events.flash_figures(shooter, truths, as_dream(truths))
     assert perfect["flash_shots"] == perfect["flash_flashes"] > 5
     assert (perfect["flash_hit"], perfect["flash_false"]) == (1.0, 0.0)
-    late = evaluate_events.flash_figures(shooter, truths, as_dream(truths, late=3), PRIMED_FRAMES)
+    late = evaluate_events.flash_figures(shooter, truths, as_dream(truths, late=3))
     assert late["flash_hit"] == 1.0, "three frames are within half of the weapon's period"
     still = Dream(np.stack([t.frames[:1].repeat(ARENA_FRAMES, 0) for t in truths]), np.zeros((2, ARENA_FRAMES, 4)))
-    blind = evaluate_events.flash_figures(shooter, truths, still, PRIMED_FRAMES)
+    blind = evaluate_events.flash_figures(shooter, truths, still)
     assert (blind["flash_hit"], blind["flash_false"], blind["flash_flashes"]) == (0.0, None, 0)
     peaceful = [replace(t, frames=t.frames[:1].repeat(len(t.frames), 0)) for t in truths]
-    wild = evaluate_events.flash_figures(shooter, peaceful, as_dream(truths), PRIMED_FRAMES)
+    wild = evaluate_events.flash_figures(shooter, peaceful, as_dream(truths))
     assert (wild["flash_hit"], wild["flash_false"]) == (None, 1.0)
 
 
@@ -118,12 +118,12 @@ def test_a_full_turn_is_found_and_the_room_is_the_same_room() -> None:
     circle = [evaluate_motion.full_turn(t.variables["heading"][PRIMED_FRAMES - 1 :]) for t in truths]
     assert all(c is not None and 100 <= c <= 112 for c in circle), circle
     dream = Dream(np.stack([t.frames[PRIMED_FRAMES:] for t in truths]), np.zeros((2, 128, 4)))
-    figures = evaluate_motion.turn_figures(None, truths, dream, PRIMED_FRAMES)
+    figures = evaluate_motion.turn_figures(None, truths, dream)
     assert (figures["episodes"], figures["turned"], figures["heading_error"]) == (2, 2, None)
     assert figures["revisit_psnr"] == 100.0 and figures["revisit_psnr_elsewhere"] < 30
     held = np.stack([t.frames[PRIMED_FRAMES - 1 : PRIMED_FRAMES].repeat(128, 0) for t in truths])
     stuck = Dream(held, dream.statistics)
-    back = evaluate_motion.turn_figures(None, truths, stuck, PRIMED_FRAMES)
+    back = evaluate_motion.turn_figures(None, truths, stuck)
     assert back["revisit_psnr"] > back["revisit_psnr_elsewhere"] + 3, "the room after a full turn looks as before"
 
 
@@ -139,9 +139,9 @@ def test_the_turn_error_is_the_distance_from_the_games_heading(monkeypatch: pyte
     for off in (0.0, 0.5):
         monkeypatch.setattr(probes, "read_motion", lambda probe, frames, off=off:
                             known[frames[4].tobytes()][: len(frames) - 1] + [0, 0, off])
-        figures = evaluate_motion.turn_figures(object(), truths, dream, PRIMED_FRAMES)  # type: ignore[arg-type]
+        figures = evaluate_motion.turn_figures(object(), truths, dream)  # type: ignore[arg-type]
         assert figures["heading_error"] == figures["heading_error_real"] == pytest.approx(35 * off, abs=0.05)
-        errors = evaluate_motion.motion_error(object(), truths, dream, (1, 16, 64), PRIMED_FRAMES)  # type: ignore[arg-type]
+        errors = evaluate_motion.motion_error(object(), truths, dream, (1, 16, 64))  # type: ignore[arg-type]
         assert errors["heading"]["16"]["degrees"] == pytest.approx(16 * off, abs=0.05)
         assert "64" not in errors["heading"]
         assert errors["position"]["16"]["units"] == pytest.approx(0, abs=0.1) if not off else True
@@ -188,12 +188,12 @@ def test_lpips_and_fvd_run_with_networks_of_the_users(tmp_path: Path) -> None:
     truths = [Truth(0, np.zeros((64, 3)), rng.integers(0, 200, (48, 8, 8, 3)).astype(np.uint8), np.zeros((1, 4)))
               for _ in range(3)]
     dream = Dream(np.stack([t.frames[PRIMED_FRAMES:] + 7 for t in truths]).astype(np.uint8), np.zeros((3, 32, 4)))
-    figures = evaluate_perceptual.perceptual(truths, dream, PRIMED_FRAMES, (1, 64), tmp_path / "vgg.pt",
+    figures = evaluate_perceptual.perceptual(truths, dream, (1, 64), tmp_path / "vgg.pt",
                                              tmp_path / "i3d.pt")
     assert figures["lpips"]["1"] == pytest.approx(3 * 49, rel=1e-3) and figures["lpips"]["64"] is None
     assert figures["fvd"] == pytest.approx(3 * 49, rel=1e-3)  # the means differ by 7 in three colours, nothing else
     assert "perceptual_note" not in figures
-    none = evaluate_perceptual.perceptual(truths, dream, PRIMED_FRAMES, (1,), None, None)
+    none = evaluate_perceptual.perceptual(truths, dream, (1,), None, None)
     assert none == {"lpips": None, "fvd": None, "perceptual_note":
                     "not measured: --lpips and --fvd with the network's TorchScript file"}
     (tmp_path / "bad.pt").write_bytes(b"no network")
