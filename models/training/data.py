@@ -7,6 +7,7 @@ frame) fit in memory.
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from safetensors import safe_open
 
 from dreamloop.models.core.errors import GameError
+
+BACKGROUND_FRAMES = 2000  # of a recording, that tell what stands still
 
 
 class Recording:
@@ -87,6 +90,12 @@ class LatentClips:
             [arrays[i] for i in usable] for arrays in (latents, actions, objects))
         self.clip_frames, self.episodes = clip_frames, usable
         self._starts = np.array([len(z) - clip_frames for z in self.latents])
+
+    @cached_property
+    def background(self) -> np.ndarray:
+        """(C, h, w) float32: the median latent of every cell, what stands there most of the time."""
+        every = max(sum(map(len, self.latents)) // BACKGROUND_FRAMES, 1)
+        return np.median(np.concatenate([z[::every] for z in self.latents]).astype(np.float32), axis=0)
 
     def sample(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`count` clips: latents (count, clip_frames + 1, C, h, w) float32, whose first entry is the

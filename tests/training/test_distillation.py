@@ -4,7 +4,9 @@ that obeys the keys."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,13 +116,42 @@ def test_rollouts_grow_to_the_whole_clip_and_their_first_frames_are_real(base: t
     assert played.made.requires_grad and not played.previous.requires_grad
 
 
-def test_a_dream_is_followed_until_one_cell_of_it_has_parted_and_never_again() -> None:
-    recorded = torch.randn(2, 6, 3, 4, 5)
-    previous = recorded + 0.5 * torch.randn(recorded.shape).clamp(-1, 1)
-    assert followed(previous, recorded, 2.0).eq(1).all()
-    previous[1, 3, :, 2, 2] = recorded[1, 3, :, 2, 2] + 1.5  # 2.25 apart, in this frame alone
-    assert followed(previous, recorded, 2.0).tolist() == [[1.0] * 6, [1, 1, 1, 0, 0, 0]]
-    assert followed(previous, recorded, math.inf).eq(1).all()
+def test_a_dream_is_followed_while_it_shows_what_the_recording_shows() -> None:
+    background = torch.randn(3, 6, 8)
+    recorded = background + 0.2 * torch.randn(4, 6, 3, 6, 8).clamp(-1, 1)
+    for t in range(6):
+        recorded[:, t, :, 2, 1 + t] = background[:, 2, 1 + t] + 2.0  # a ball on its way
+    assert followed(recorded, recorded, background, 1.0).eq(1).all()
+    late, lost, doubled = (recorded.clone() for _ in range(3))
+    late[:, 1:, :, 2] = recorded[:, :-1, :, 2]  # a cell behind: a little off is not another story
+    assert followed(late, recorded, background, 1.0).eq(1).all()
+    lost[1, 3, :, 2] = background[:, 2]  # in one frame alone
+    assert followed(lost, recorded, background, 1.0).tolist() == [
+        [1.0] * 6, [1, 1, 1, 0, 0, 0], [1.0] * 6, [1.0] * 6]
+    doubled[2, 4, :, 5, 0] += 2.0
+    assert followed(doubled, recorded, background, 1.0)[2].tolist() == [1, 1, 1, 1, 0, 0]
+    assert followed(recorded, doubled, background, 1.0)[2].tolist() == [1, 1, 1, 1, 0, 0], "either way round"
+    assert followed(doubled, recorded, background, 9.0).eq(1).all(), "fainter than a thing"
+
+
+def test_what_follows_the_loss_of_a_thing_is_left_out_of_a_rollout(base: tuple[Path, LatentClips],
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, clips = base
+    trainer = trainer_in(folder)
+    empty = torch.from_numpy(clips.background)
+    assert empty.shape == clips.latents[0].shape[1:]
+    rolled = trainer.rollout
+
+    def forgets(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        previous, noise = rolled(*args)
+        previous[:, SMALL.real_frames:] = empty
+        return previous, noise
+
+    monkeypatch.setattr(trainer, "rollout", forgets)
+    told = {thing: play(trainer, clips, np.random.default_rng(3), replace(SMALL, thing=thing), 1.0).followed
+            for thing in (math.inf, 1e9, 0.1)}
+    assert told[math.inf].eq(1).all() and told[1e9].eq(1).all()
+    assert told[0.1][:, : SMALL.real_frames].eq(1).all() and told[0.1][:, SMALL.real_frames :].eq(0).all()
 
 
 def test_frames_after_a_dream_has_parted_teach_nothing(base: tuple[Path, LatentClips]) -> None:

@@ -5,7 +5,9 @@ through the ring of play; the same inputs then pass once in parallel, with gradi
 equals uncached, so they give the same latents). K grows over the stage. Games are nearly
 deterministic, so the recording is the right answer for as long as the dream has not parted from it.
 From there on, to be pulled towards it teaches the mean of what might be: things fade where they are and glimmer
-where they are not. Where single things matter, frames after that are left out of the loss (`Rollouts.parted`).
+where they are not. Where single things matter, frames after that are left out of the loss (`Rollouts.thing`). A thing
+that is a little off is not yet another story: counted by how far single cells differ, a paddle two pixels away ended
+nearly every clip of pong within 30 frames, long before a ball was lost, and what comes later was hardly ever taught.
 
 Sources: DIAMOND (Alonso et al. 2024: own detached predictions as context, real targets), Self
 Forcing (Huang et al. 2025: roll out through the cache that play uses).
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
@@ -27,14 +30,15 @@ from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
 @dataclass(frozen=True)
 class Rollouts:
     """How clips are played. real_frames: that fill the ring; shortest: K at the stage's start, which
-    grows to the whole clip over the share `grow` of the stage. parted: mean squared difference of a cell's latent
-    from the recording's, at which a dream has parted from it; two cells drawn at random are 2 apart."""
+    grows to the whole clip over the share `grow` of the stage. thing: mean squared deviation of a cell's latent from
+    what stands there most of the time, at which it shows a thing: a dream has parted from the recording (`followed`)
+    when one of them shows a thing and the other nothing; for games whose background stands still."""
 
     batch_clips: int = 4
     real_frames: int = 8
     shortest: int = 4
     grow: float = 0.5
-    parted: float = math.inf
+    thing: float = math.inf
 
 
 @dataclass
@@ -77,15 +81,21 @@ def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator,
     z, action, objects = z[:, : count + 1], action[:, :count], objects[:, :count]
     seeds = rng.integers(0, 2**63, len(z)).astype(np.uint64)
     previous, noise = trainer.rollout(z, action, seeds, rollouts.real_frames)
-    return OwnPast(z[:, 1:], previous, noise, action, objects, followed(previous, z[:, :-1], rollouts.parted),
-                   rollouts.real_frames)
+    still = torch.ones(action.shape[:2], device=z.device)
+    if rollouts.thing < math.inf:
+        still = followed(previous, z[:, :-1], torch.from_numpy(clips.background).to(z.device), rollouts.thing)
+    return OwnPast(z[:, 1:], previous, noise, action, objects, still, rollouts.real_frames)
 
 
-def followed(previous: Tensor, recorded: Tensor, parted: float) -> Tensor:
-    """(B, F) float32: 1 for the frames of a clip before the first one at which a cell of `previous` is `parted`
-    from that of the recording, 0 from there on; both (B, F, C, h, w)."""
-    furthest = (previous - recorded).square().mean(2).flatten(2).amax(2)
-    return (furthest < parted).float().cumprod(1)
+def followed(previous: Tensor, recorded: Tensor, background: Tensor, thing: float) -> Tensor:
+    """(B, F) float32: 1 for the frames of a clip before the first one at which `previous` or the recording shows
+    a thing, a cell `thing` from the background, where the other has not half as much in that cell or one beside it;
+    0 from there on. previous, recorded: (B, F, C, h, w); background: (C, h, w)."""
+    shown, real = ((latents - background).square().mean(2) for latents in (previous, recorded))
+    alone = torch.zeros_like(shown, dtype=torch.bool)
+    for one, other in ((shown, real), (real, shown)):
+        alone |= (one >= thing) & (functional.max_pool2d(other, 3, stride=1, padding=1) < thing / 2)
+    return (~alone.flatten(2).any(2)).float().cumprod(1)
 
 
 def play(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts, spent: float,
