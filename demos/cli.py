@@ -63,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our lines has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # a folder where a file should be, a full disk
+        if error.filename is None:
+            raise
+        print(f"dreamloop {args.verb}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0 if report.get("equal", True) and report.get("ok", True) else 1
 
 

@@ -109,6 +109,9 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
                         ("primed", primed)):
         if value is not None and value < 1:
             raise DreamloopError(f"{name}={value} must be 1 or more")
+    for path, suffixes in ((plot, (".png", ".svg")), (video, (".mp4",)), (strip, (".png",))):
+        if path is not None:  # refused now: after minutes of dreams all would be lost
+            _check_target(Path(path), suffixes)
     began = time.monotonic()
     dreamed_frames = max(frames, drift_frames or 0)
     world = world if isinstance(world, World) else load_world(world)
@@ -131,8 +134,9 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
                                             primed=given)
         finder = cast("Finder", game) if hasattr(game, "find") else None
         shooter = cast("Shooter", game) if hasattr(game, "flashes") and "attack" in game.actions.names else None
-    dream = run_dream(opened, truths, dreamed_frames, everything=plot is not None, drift_at=(frames, dreamed_frames),
-                      watch=longest if video is not None else None, progress=progress)
+    dream = run_dream(opened, truths, dreamed_frames, everything=plot is not None,
+                      drift_at=(frames, drift_frames or frames), watch=longest if video is not None else None,
+                      progress=progress)
     turned = run_dream(opened, turns, min(frames, CIRCLE_FRAMES)) if turns else None
 
     horizons = tuple(range(1, COMPARED_FRAMES + 1)) if plot is not None or curve else HORIZONS
@@ -141,8 +145,9 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
         "frames": frames, "primed_frames": given, "policy": policy,
         "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
-        "drift": drift_at(truths, dream, frames),
-        "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames)} if drift_frames else None,
+        "drift": drift_at(truths, dream, frames, frames),
+        "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames, drift_frames)}
+        if drift_frames else None,
         **inverse_dynamics(reader, truths, dream), "judge_hash": reader.hash if reader else None,
         **_clip_figures(truths, dream),
         "state_error": _state_figures(finder, motion, truths, dream),
@@ -159,7 +164,8 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         if plot is not None:
             curves = {name: [metrics.pooled_psnr(e) for e in values.T] for name, values in errors.items()}
             times = sorted({*range(DRIFT_WINDOW, dreamed_frames, 8), dreamed_frames})
-            pictures.draw_plot(plot, world.name, horizons, curves, times, [drift_at(truths, dream, t) for t in times])
+            pictures.draw_plot(plot, world.name, horizons, curves, times,
+                               [drift_at(truths, dream, t, dreamed_frames) for t in times])
         if strip is not None:
             pictures.draw_strip(strip, truths[longest], dream.frames[longest])
         if dream.watched is not None and video is not None:
@@ -197,10 +203,12 @@ def play_turns(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAM
     if not {*TURN_KEYS} <= set(game.actions.names):
         return truths
     with contextlib.suppress(NoMoreEpisodes):
+        if "heading" not in game.reset(EVALUATION_SEED).variables:  # a recording does not turn when it is told to
+            return truths
         for i in range(episodes):
             held = game.actions.vector({TURN_KEYS[i % 2]})
             truths.append(_play_episode(game, EVALUATION_SEED + i, frames, keep=frames, held=held, primed=primed))
-    return [truth for truth in truths if len(truth.frames) > primed and "heading" in truth.variables]
+    return [truth for truth in truths if len(truth.frames) > primed]
 
 
 def _play_episode(game: Game, seed: int, frames: int, keep: int, held: np.ndarray | None = None,
@@ -317,12 +325,12 @@ def quality(truths: list[Truth], dream: Dream, errors: dict[str, np.ndarray],
             "psnr_ceiling": psnr("ceiling"), "psnr_copy_last": psnr("copy_last")}
 
 
-def drift_at(truths: list[Truth], dream: Dream, horizon: int) -> dict[str, float | None]:
+def drift_at(truths: list[Truth], dream: Dream, horizon: int, of_game: int) -> dict[str, float | None]:
     """Ratio dream / game of each statistic. Dream: mean over all episodes and the last `DRIFT_WINDOW`
     frames up to `horizon`. Game: mean over every real frame after the primed ones of the same
-    episodes, as far as they lived: the player dies before a long dream ends, and a statistic of the
-    game does not hang on how long ago it began."""
-    game = np.concatenate([truth.statistics for truth in truths]).mean(axis=0)
+    episodes, up to horizon `of_game` and as far as they lived: the player dies before a long dream ends, and a
+    statistic of the game does not hang on how long ago it began."""
+    game = np.concatenate([truth.statistics[:of_game] for truth in truths]).mean(axis=0)
     window = dream.statistics[:, max(horizon - DRIFT_WINDOW, 0) : horizon]
     assert np.isfinite(window).all(), "a frame of the window was not decoded"
     dreamed = window.mean(axis=(0, 1))
@@ -425,6 +433,14 @@ def _find_judge(spec: WorldSpec, folder: Path) -> tuple[Judge | None, str]:
         raise DreamloopError(f"judge {folder.name} is of {of.game} {of.frame_width}x{of.frame_height} with buttons "
                              f"{', '.join(of.buttons)}; the world {spec.name} is not")
     return judge, ""
+
+
+def _check_target(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file that could not be written when all is done."""
+    if path.suffix.lower() not in suffixes:
+        raise DreamloopError(f"{path.name}: expected a name that ends in {' or '.join(suffixes)}")
+    if not path.parent.is_dir() or path.is_dir():
+        raise DreamloopError(f"cannot write {path}: {'is a folder' if path.is_dir() else 'no such folder'}")
 
 
 def _check_game(spec: WorldSpec, game: Game) -> None:

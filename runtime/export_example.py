@@ -40,9 +40,8 @@ def read_slots(w: dict[str, Any], held: list[int], t: int) -> list[int]:
 
 def condition(w: dict[str, Any], action: np.ndarray, index: int) -> np.ndarray:
     """Action, then sines and cosines of noise level, step size and 0."""
-    sigmas = [*w["sigmas"], 0.0]
     octaves = 0.5 * np.pi * 2.0 ** np.arange(w["level_features"] // 2)
-    angles = [level * octaves for level in (sigmas[index], sigmas[index] - sigmas[index + 1], 0.0)]
+    angles = [level * octaves for level in (w["sigmas"][index], w["sigmas"][index], 0.0)]
     return np.concatenate([action, *(part for a in angles for part in (np.sin(a), np.cos(a)))])
 
 

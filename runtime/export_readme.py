@@ -115,7 +115,7 @@ S = {sizes['slots']} slots.
    base^(-i / m), m = D/8. base = {sizes['rope_base']:g}.{sinks}
 5. `condition`: the action, then for the noise level s, the step size and 0 each: sin and cos of
    0.5 pi 2^k times it, k = 0 .. {LEVEL_FEATURES // 2 - 1}. Noise levels of a frame's passes: {levels}.
-   The step size is the level minus the next one, 0 after the last.
+   The step size is the noise level: every pass makes the clean latent.
 6. `x`: normal noise in the first pass; in pass k the mix (1 - s_k) z + s_k noise. A frame takes {passes} pass(es);
    the last one's keys and values stay.
 7. z is the new latent; `decode.onnx` makes (1, {height}, {width}, 3) uint8 of it.

@@ -137,10 +137,9 @@ void normal_noise(uint64_t seed, uint64_t frame, int64_t count, int index, float
 void make_inputs(const Spec &s, uint64_t seed, int64_t frame, const float *action, int index, Host &host,
                  dreamloop_pass_inputs &in) {
     const int64_t half = s.head_size() / 2, angles = s.tokens() * half;
-    const double sigma = s.sigmas[index], following = index + 1 < s.passes ? s.sigmas[index + 1] : 0.0;
     float *condition = host.condition.at_least(s.condition_size());
     std::copy_n(action, s.actions(), condition);
-    const double levels[3] = {sigma, sigma - following, 0.0};
+    const double levels[3] = {s.sigmas[index], s.sigmas[index], 0.0}; // a pass goes all the way from its level
     for (int level = 0; level < 3; level++)
         for (int i = 0; i < 4; i++) {
             const double angle = levels[level] * (0.5 * PI * (1 << i));

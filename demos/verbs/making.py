@@ -59,7 +59,7 @@ def add_train(verb: AddVerb) -> None:
     train.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of the recipe, such as doom-arena")
     train.add_argument("--game", metavar="GAME", help="instead: any game, gymnasium:ENV_ID or folder:PATH")
     train.add_argument("--minutes", type=minutes, metavar="M", help="time for all stages (default: the recipe's)")
-    train.add_argument("--device", metavar="D", help="cpu or cuda (default: what is there)")
+    train.add_argument("--device", choices=("cpu", "cuda"), help="what trains (default: cuda where there is one)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     add_policy(train, "random, sticky or module:function")
     train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")
@@ -85,7 +85,7 @@ def add_study(verb: AddVerb) -> None:
     study.add_argument("out", metavar="OUT", help="folder to write to; the same command goes on where one was stopped")
     study.add_argument("--minutes", type=minutes, default=20.0, metavar="M",
                        help="of training for each variant and each shared stage (default: 20)")
-    study.add_argument("--device", metavar="D", help="cpu or cuda (default: what is there)")
+    study.add_argument("--device", choices=("cpu", "cuda"), help="what trains (default: cuda where there is one)")
     study.add_argument("--engine", default="auto", metavar="E", help="that judges them (default: auto)")
     study.add_argument("--frames", type=whole(1), default=1000, metavar="N", help="length of a dream (default: 1000)")
     study.add_argument("--episodes", type=whole(1), default=16, metavar="N", help="how many (default: 16)")

@@ -112,10 +112,10 @@ def _rotation(spec: WorldSpec, times: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 @lru_cache(maxsize=64)
-def _levels(noise_level: float, step_size: float) -> np.ndarray:
-    """The part of a pass's condition that no player chooses, (1, 3 LEVEL_FEATURES): nobody adds noise to the history
-    at play."""
-    return np.concatenate([level_features(np.full(1, value)) for value in (noise_level, step_size, 0.0)], axis=-1)
+def play_levels(sigma: float) -> np.ndarray:
+    """The part of a pass's condition that no player chooses, (3 LEVEL_FEATURES,): every pass, the first of several
+    too, makes the clean latent, so it goes all the way from its noise level, and nobody adds noise to the history."""
+    return np.concatenate([level_features(np.array(value)) for value in (sigma, sigma, 0.0)])
 
 
 def _are_sinks(spec: WorldSpec, frames: np.ndarray) -> np.ndarray:
@@ -136,8 +136,6 @@ def pass_inputs(spec: WorldSpec, frames: np.ndarray, seeds: np.ndarray, actions:
     lies so many or more back, see `narrowed`.
     """
     batch, d = len(frames), spec.dynamics
-    sigma = d.sigmas[index]
-    following = d.sigmas[index + 1] if index + 1 < len(d.sigmas) else 0.0
     cos, sin = _rotation(spec, frames)
     store_cos, store_sin = cos, sin
     if spec.memory.sink_frames:
@@ -149,7 +147,7 @@ def pass_inputs(spec: WorldSpec, frames: np.ndarray, seeds: np.ndarray, actions:
     plan = build_plan(spec, frames)
     drawn = [noise.normal(int(s), int(f), size, index) for s, f in zip(seeds, frames, strict=True)]
     return PassInputs(
-        condition=np.concatenate([actions, _levels(sigma, sigma - following).repeat(batch, axis=0)], axis=-1,
+        condition=np.concatenate([actions, play_levels(d.sigmas[index])[None].repeat(batch, axis=0)], axis=-1,
                                  dtype=np.float32),
         action=np.asarray(actions, np.float32),
         noise=np.stack(drawn).reshape(batch, *spec.latent_shape),

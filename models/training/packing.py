@@ -57,7 +57,8 @@ def card(spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any] | N
     lines = [
         f"# {spec.name}", "",
         f"A world learnt from {spec.game}: {spec.frame_width}x{spec.frame_height}, {spec.fps:g} frames a second, "
-        f"keys {', '.join(spec.actions.names)}. One network evaluation per frame.", "",
+        f"keys {', '.join(spec.actions.names)}. "
+        f"{'One network evaluation' if len(d.sigmas) == 1 else f'{len(d.sigmas)} network evaluations'} per frame.", "",
         "| | |", "|---|---|",
         f"| command | `{record.get('command', 'dreamloop train ' + record['recipe'])}` |",
         f"| data | {recorded.get('train_frames', 0):.0f} frames in {recorded.get('train_episodes', 0):.0f} episodes, "

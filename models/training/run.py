@@ -43,6 +43,8 @@ class Run:
     """The run folder, its record of finished stages, and the device that it trains on."""
 
     def __init__(self, folder: Path, recipe: str, device: str, resume: bool) -> None:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise DreamloopError("no CUDA device is there that this torch can use: --device cpu")
         self.folder = folder
         self.device = torch.device(device)
         self.console = Console()

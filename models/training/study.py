@@ -141,16 +141,22 @@ def make(variant: Variant, base: Run, folder: Path, minutes: float) -> Run:
         link(base.folder / name, folder / name)
     run.record["command"] = base.record["command"]
     run.record["stages"] = {name: base.record["stages"][name] for name in shared} | run.record["stages"]
-    seconds = 60.0 * minutes
-    if variant.own_share and not run.finished("dynamics"):
-        found = train_dynamics(run, variant.spec, variant.dynamics, seconds * variant.own_share,
-                               *clips(run, variant.spec, variant.dynamics.clip_frames, base))
-        run.finish("dynamics", {**found, "minutes": minutes * variant.own_share})
-    if variant.method is not None and not run.finished(variant.method.name):
-        found = train_student(run, variant.spec, variant.method, variant.dynamics, "dynamics",
-                              seconds * (1 - variant.own_share),
-                              *clips(run, variant.spec, variant.method.clip_frames, base))
-        run.finish(variant.method.name, {**found, "minutes": minutes * (1 - variant.own_share)})
+
+    def stage(name: str, share: float, train: Callable[[float], dict[str, float]]) -> None:
+        if not run.finished(name):
+            run.finish(name, {**train(60.0 * minutes * share), "minutes": minutes * share})
+        elif (had := run.record["stages"][name]["minutes"]) != minutes * share:
+            raise DreamloopError(f"{variant.name} has been trained with --minutes {had / share:g}, not {minutes:g}: "
+                                 "name another folder")
+
+    if variant.own_share:
+        stage("dynamics", variant.own_share, lambda seconds: train_dynamics(
+            run, variant.spec, variant.dynamics, seconds,
+            *clips(run, variant.spec, variant.dynamics.clip_frames, base)))
+    if (method := variant.method) is not None:
+        stage(method.name, 1 - variant.own_share, lambda seconds: train_student(
+            run, variant.spec, method, variant.dynamics, "dynamics", seconds,
+            *clips(run, variant.spec, method.clip_frames, base)))
     return run
 
 

@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dreamloop.models.core.conditioning import level_features
+from dreamloop.models.core.conditioning import play_levels
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.networks.dit import NORM_EPSILON, rms_norm
 from dreamloop.runtime.engines.triton_linear import NARROW, Linear, NarrowLinear, Watch
@@ -120,10 +119,7 @@ class Network:
         self.tables = torch.stack([weights[f"blocks.{i}.table"] for i in range(d.layers)])  # (L, 6, W)
         self.final_table = weights["final_table"]
         self.dtype, device = self.final_table.dtype, self.final_table.device
-        following = (*d.sigmas[1:], 0.0)
-        levels = [np.concatenate([level_features(np.array(level)) for level in (s, s - n, 0.0)])
-                  for s, n in zip(d.sigmas, following, strict=True)]
-        self.levels = [torch.from_numpy(features).to(device) for features in levels]  # of each pass
+        self.levels = [torch.from_numpy(play_levels(sigma)).to(device) for sigma in d.sigmas]  # of each pass
 
     def inputs(self, frames: Tensor, view_frames: Tensor | None = None) -> FrameInputs:
         """frames: (B,) int64 about to be made; view_frames: (B,) int64, see `narrowed` in core/plan.py."""

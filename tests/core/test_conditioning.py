@@ -156,10 +156,10 @@ def test_levels_are_told_apart() -> None:
     assert distances.min() > 0.05
 
 
-@pytest.mark.parametrize(("index", "level", "step"), [(0, 1.0, 0.6), (1, 0.4, 0.4)])
-def test_each_pass_of_a_few_step_world_is_told_its_level_and_step(index: int, level: float, step: float) -> None:
+@pytest.mark.parametrize(("index", "level"), [(0, 1.0), (1, 0.4)])
+def test_each_pass_of_a_few_step_world_is_told_to_go_all_the_way(index: int, level: float) -> None:
     spec = tiny_spec(dynamics=DynamicsSpec(width=32, layers=1, heads=2, mlp_width=8, sigmas=(1.0, 0.4)))
     action = np.zeros((1, spec.actions.size), np.float32)
     made = pass_inputs(spec, np.array([3]), np.array([0], np.uint64), action, index)
-    expected = condition(action, np.array([level]), np.array([step]), np.array([0.0]))
+    expected = condition(action, np.array([level]), np.array([level]), np.array([0.0]))
     np.testing.assert_allclose(made.condition, expected, atol=1e-6)

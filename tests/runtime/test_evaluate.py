@@ -124,7 +124,7 @@ def test_a_perfect_dream_has_no_error_and_no_drift(world: World, truths: list[ev
     assert figures["psnr"] == {"1": 100.0, "16": 100.0, "64": None, "256": None} == figures["psnr_ceiling"]
     assert figures["ssim"] == {"1": 1.0, "16": 1.0, "64": None, "256": None}
     assert figures["episodes_at"] == {"1": 2, "16": 2, "64": 0, "256": 0}
-    assert ev.drift_at(truths, dream, FRAMES) == dict.fromkeys(metrics.STATISTICS, 1.0)
+    assert ev.drift_at(truths, dream, FRAMES, FRAMES) == dict.fromkeys(metrics.STATISTICS, 1.0)
 
 
 def test_every_dreamed_frame_gets_the_action_of_its_own_frame(world: World, truths: list[ev.Truth]) -> None:
@@ -184,6 +184,32 @@ def test_a_dream_is_given_as_many_real_frames_as_the_world_remembers(
     report = ev.evaluate(longer, engine=oracle, frames=10, primed=asked, judge=tmp_path / "none")
     assert report["primed_frames"] == given and len(oracle.pressed) == given - 1 + 10
     assert report["psnr"]["1"] == 100.0  # the frame after the last one that was given
+
+
+def test_drift_is_measured_at_two_times_whichever_is_the_longer(world: World, truths: list[ev.Truth], tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ev, "COMPARED_FRAMES", 4)
+    monkeypatch.setattr(ev, "DRIFT_WINDOW", 3)
+    monkeypatch.setattr(ev, "play_game", lambda *_: truths)
+    monkeypatch.setattr(ev, "play_turns", lambda *_: [])
+
+    def judged(frames: int, drift_frames: int) -> dict[str, Any]:
+        return ev.evaluate(world, engine=Oracle(world, truths), frames=frames, drift_frames=drift_frames,
+                           judge=tmp_path / "none")
+
+    early, late = judged(FRAMES, 10), judged(10, FRAMES)
+    assert early["drift"] == {k: late["drift_long"][k] for k in metrics.STATISTICS} != late["drift"]
+    assert late["drift"] == {k: early["drift_long"][k] for k in metrics.STATISTICS}, "each beside as much of the game"
+
+
+@pytest.mark.parametrize(("name", "path", "message"), [
+    ("plot", "none/a.png", "no such folder"), ("strip", "a.jpg", "ends in .png"), ("video", "a.mkv", "ends in .mp4"),
+    ("plot", "folder.svg", "is a folder")])
+def test_what_cannot_be_written_is_refused_before_anything_is_dreamed(world: World, tmp_path: Path, name: str,
+                                                                      path: str, message: str) -> None:
+    (tmp_path / "folder.svg").mkdir()
+    with pytest.raises(DreamloopError, match=message):
+        ev.evaluate(world, engine="no such engine", **{name: tmp_path / path})  # type: ignore[arg-type]
 
 
 def test_evaluate_a_world_against_the_real_game(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

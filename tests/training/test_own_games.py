@@ -22,6 +22,7 @@ from dreamloop.models.training.games.players import find_player  # noqa: E402
 from dreamloop.models.training.games.sizes import downsample_of, frame_size, moving, resized  # noqa: E402
 from dreamloop.models.training.recipes.own import recipe_for, world_name  # noqa: E402
 from dreamloop.models.training.recording import load_episode, play_episode  # noqa: E402
+from dreamloop.runtime.evaluate import play_game, play_turns  # noqa: E402
 
 CAR = "gymnasium:MountainCar-v0"
 STICKY = find_player("sticky")
@@ -342,6 +343,15 @@ def test_what_play_writes_is_an_episode(folder: Path) -> None:
     game = FolderGame(f"folder:{folder}")
     assert game.reset(1_500_000_000).recorded is not None
     np.testing.assert_array_equal(game._actions, [[0, 0], [0, 1], [0, 0], [0, 0]])
+
+
+def test_a_recording_with_turn_keys_is_not_told_to_turn(folder: Path) -> None:
+    (folder / "game.json").write_text(json.dumps({"fps": 25, "buttons": ["turn_left", "turn_right"]}))
+    for name in "abcd":
+        write_episode(folder, name, 30, lines=[{"frame": t, "action": []} for t in range(1, 30)])
+    with open_game(f"folder:{folder}") as game:
+        assert play_turns(game, 1, 4) == []
+        assert len(play_game(game, 1, 4)) == 1
 
 
 BAD_LOGS = {

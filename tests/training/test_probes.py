@@ -14,6 +14,7 @@ from toys import toy_recipe
 pytest.importorskip("vizdoom", reason="the real games: pip install 'dreamloop[games]'")
 
 from dreamloop.models.core.errors import WorldError
+from dreamloop.models.core.world import ZOO, load_world
 from dreamloop.models.networks.inverse_dynamics import InverseDynamics, write_judge
 from dreamloop.models.networks.probes import MOTION, SIGHT, load_probe, probe_spec, read_motion, read_sight
 from dreamloop.models.training import probes
@@ -97,3 +98,15 @@ def test_a_probe_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=r"probe sight is of doom-arena 160x120, expected doom-maze 160x120"):
         load_probe(tmp_path, SIGHT, "doom-maze", 120, 160)
     assert sum(path.stat().st_size for path in (tmp_path / SIGHT).iterdir()) < 300_000
+
+
+@pytest.mark.parametrize("game", sorted(path.parent.name for path in (ZOO / "judges").glob("*/motion")))
+def test_the_probe_that_ships_tells_a_turn_to_the_left_from_one_to_the_right(game: str) -> None:
+    world = load_world(game)
+    probe = load_probe(ZOO / "judges" / game, MOTION, game, world.spec.frame_height, world.spec.frame_width)
+    assert probe is not None
+    panned = {side: np.median([read_motion(probe, np.stack([np.roll(start, 4 * step * side, axis=1)
+                                                            for step in range(8)]))[:, 2].mean()
+                               for start in world.starts]) for side in (-1, 0, 1)}
+    # to the left the picture goes to the right; 160 pixels are 90 degrees, 4 are some two
+    assert panned[1] - panned[0] > 0.5 and panned[0] - panned[-1] > 0.5, panned

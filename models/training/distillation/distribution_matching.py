@@ -7,11 +7,10 @@ frozen base (what real frames would be) and by a copy that is kept trained on th
     gradient = (z_fake - z_real) / mean |z_hat - z_real|         applied as  |z_hat - stop(z_hat - gradient)|^2 / 2
 
 The copy, the fake score, learns five times as often as the student. Both see the dream's own past, so
-what is matched is a frame given its history and its keys; the recording is not an aim, and keys of
-other clips may be played ("permuted"). A share of regression on the played clip keeps the student
-on the keys.
+what is matched is a frame given its history and its keys; the recording is not an aim. A share of regression
+on the played clip keeps the student on the keys.
 
-Sources: DMD2 (Yin et al. 2024), Self Forcing (Huang et al. 2025), permuted actions as in owl-wms.
+Sources: DMD2 (Yin et al. 2024), Self Forcing (Huang et al. 2025).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 The action of a line is what was held while the picture before it was on the screen: it LED TO picture
 `frame`. Pictures count from 0, and nothing led to picture 0: its line may be left out. An action is
 a list of names, or of one number a button. The pair that `dreamloop play --record EPISODE.mp4
---actions EPISODE.ndjson` writes is such an episode as it is.
+--actions EPISODE.ndjson` writes is such an episode as it is, if nobody rewound, loaded or began anew meanwhile.
 
 Every tenth episode, at least one, is held out, so there must be two. Everything is read strictly:
 an unknown button, a line that is missing, a video of another length or speed is refused by name.

@@ -36,7 +36,8 @@ DOOM_ARENA = Recipe(
     minutes=100.0,
     shares={"autoencoder": 0.14, "dynamics": 0.28, "scoring": 0.40, "decoder": 0.10, "judges": 0.08},
     gates={"autoencoder.psnr": 25.0, "autoencoder.psnr_objects": 18.0,
-           "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1, "decoder.gradient": 0.7},
+           "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1, "decoder.gradient": 0.7,
+           "judges.motion_told": 0.5},
     distillation=(Scoring(),),
     polish=Polish(),
 )

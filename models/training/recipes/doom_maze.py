@@ -29,7 +29,8 @@ MAZE = dataclasses.replace(
     # longer than the span of the dilated frames, 4 x 8, and a phase of it
     dynamics=DynamicsTraining(clip_frames=42, batch_clips=4),
     distillation=(Scoring(clip_frames=44, batch_clips=2),),
-    gates={"autoencoder.psnr": 25.0, "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1})
+    gates={"autoencoder.psnr": 25.0, "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1,
+           "judges.motion_told": 0.5})
 
 DOOM_MAZE = beginning_from(dataclasses.replace(
     MAZE, shares={"autoencoder": 0.20, "dynamics": 0.06, "scoring": 0.56, "decoder": 0.10, "judges": 0.08}),
