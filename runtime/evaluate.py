@@ -145,8 +145,8 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
         "frames": frames, "primed_frames": given, "policy": policy,
         "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
-        "drift": drift_at(truths, dream, frames, frames),
-        "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames, drift_frames)}
+        "drift": drift_at(truths, dream, frames, frames, True),
+        "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames, drift_frames, True)}
         if drift_frames else None,
         **inverse_dynamics(reader, truths, dream), "judge_hash": reader.hash if reader else None,
         **_clip_figures(truths, dream),
@@ -156,7 +156,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         **perceptual(truths, dream, HORIZONS, lpips, fvd),
     }
     if curve:
-        report["psnr_curve"] = [_rounded(metrics.pooled_psnr(e), 3) for e in errors["dream"].T]
+        report["psnr_curve"] = [metrics.rounded(metrics.pooled_psnr(e), 3) for e in errors["dream"].T]
     if note:
         report["inverse_dynamics_note"] = note
     if plot is not None or video is not None or strip is not None:
@@ -313,11 +313,11 @@ def quality(truths: list[Truth], dream: Dream, errors: dict[str, np.ndarray],
         return round(float(np.mean(values)), 4) if values else None
 
     def psnr(name: str) -> dict[str, float | None]:
-        return {h: _rounded(metrics.pooled_psnr(errors[name][:, i]), 3) for h, i in columns.items()}
+        return {h: metrics.rounded(metrics.pooled_psnr(errors[name][:, i]), 3) for h, i in columns.items()}
 
     def psnr_interval(i: int) -> list[float] | None:
         known = errors["dream"][:, i]
-        return _rounded_pair(metrics.interval(known[~np.isnan(known)], metrics.pooled_psnr), 3)
+        return metrics.rounded_pair(metrics.interval(known[~np.isnan(known)], metrics.pooled_psnr), 3)
 
     return {"episodes": len(truths), "episodes_at": {h: len(e) for h, e in reached.items()},
             "psnr": psnr("dream"), "psnr_interval": {h: psnr_interval(i) for h, i in columns.items()},
@@ -325,17 +325,29 @@ def quality(truths: list[Truth], dream: Dream, errors: dict[str, np.ndarray],
             "psnr_ceiling": psnr("ceiling"), "psnr_copy_last": psnr("copy_last")}
 
 
-def drift_at(truths: list[Truth], dream: Dream, horizon: int, of_game: int) -> dict[str, float | None]:
+def drift_at(truths: list[Truth], dream: Dream, horizon: int, of_game: int,
+             with_intervals: bool = False) -> dict[str, Any]:
     """Ratio dream / game of each statistic. Dream: mean over all episodes and the last `DRIFT_WINDOW`
     frames up to `horizon`. Game: mean over every real frame after the primed ones of the same
     episodes, up to horizon `of_game` and as far as they lived: the player dies before a long dream ends, and a
-    statistic of the game does not hang on how long ago it began."""
-    game = np.concatenate([truth.statistics[:of_game] for truth in truths]).mean(axis=0)
+    statistic of the game does not hang on how long ago it began. with_intervals: and `interval`, 95% over episodes
+    of each."""
     window = dream.statistics[:, max(horizon - DRIFT_WINDOW, 0) : horizon]
     assert np.isfinite(window).all(), "a frame of the window was not decoded"
-    dreamed = window.mean(axis=(0, 1))
-    return {name: round(float(d / g), 4) if g > 0 else None
-            for name, d, g in zip(metrics.STATISTICS, dreamed, game, strict=True)}
+    real = [truth.statistics[:of_game] for truth in truths]
+    # of each episode and statistic: the dream's mean, the game's sum and how many frames that is of
+    rows = np.stack([window.mean(axis=1), np.stack([x.sum(axis=0) for x in real]),
+                     np.array([[len(x)] * window.shape[2] for x in real])], axis=2)
+
+    def ratio(some: np.ndarray) -> float | None:
+        game = some[:, 1].sum() / max(some[:, 2].sum(), 1)
+        return float(some[:, 0].mean() / game) if game > 0 else None
+
+    figures: dict[str, Any] = {name: metrics.rounded(ratio(rows[:, i]), 4) for i, name in enumerate(metrics.STATISTICS)}
+    if with_intervals:
+        figures["interval"] = {name: metrics.rounded_pair(metrics.interval(rows[:, i], ratio), 4)
+                               for i, name in enumerate(metrics.STATISTICS)}
+    return figures
 
 
 def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> dict[str, Any]:
@@ -360,10 +372,10 @@ def inverse_dynamics(judge: Judge | None, truths: list[Truth], dream: Dream) -> 
         per_button: dict[str, float | None] = dict.fromkeys(buttons)
         if held:
             guess, fact = np.concatenate(read[key]), np.concatenate(held)
-            per_button = {b: _rounded(metrics.balanced_accuracy(guess[:, i], fact[:, i]), 4)
+            per_button = {b: metrics.rounded(metrics.balanced_accuracy(guess[:, i], fact[:, i]), 4)
                           for i, b in enumerate(buttons)}
-        figures[key] = _rounded(_mean(per_button.values()), 4)
-        figures[f"{key}_interval"] = _rounded_pair(metrics.interval(_counts(read[key], held), _accuracy), 4)
+        figures[key] = metrics.rounded(_mean(per_button.values()), 4)
+        figures[f"{key}_interval"] = metrics.rounded_pair(metrics.interval(_counts(read[key], held), _accuracy), 4)
         figures[f"{key}_per_button"] = per_button
     return figures
 
@@ -449,11 +461,3 @@ def _check_game(spec: WorldSpec, game: Game) -> None:
                             ("actions", spec.actions.names, game.actions.names)):
         if ours != its:
             raise DreamloopError(f"world {spec.name}: {name} {ours} differs from the game's {its}")
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
-
-
-def _rounded_pair(pair: tuple[float, float] | None, digits: int) -> list[float] | None:
-    return None if pair is None else [round(value, digits) for value in pair]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamloop.runtime import metrics
+
 if TYPE_CHECKING:
     from dreamloop.models.networks.inverse_dynamics import Judge
     from dreamloop.models.training.games import Shooter
@@ -27,7 +29,7 @@ def flash_figures(shooter: Shooter, truths: list[Truth], dream: Dream) -> dict[s
     """`flash_hit`: of the game's shots (`flash_shots` of them), the share with a dreamed flash within
     `SLACK_FRAMES`; `flash_false`: of the dreamed flashes (`flash_flashes`), the share with no shot of the game as
     near. Over the frames that both sides have."""
-    shots = hit = made = false = 0
+    hits, falses = [], []
     for episode, truth in enumerate(truths):
         count = min(len(truth.future), dream.frames.shape[1])
         if count < 2:
@@ -37,10 +39,10 @@ def flash_figures(shooter: Shooter, truths: list[Truth], dream: Dream) -> dict[s
         inner = slice(SLACK_FRAMES, count - SLACK_FRAMES)  # a partner of those at the ends may lie outside
         near = np.abs(game[:, None] - dreamed[None]) <= SLACK_FRAMES
         of_game, of_dream = (((at >= inner.start) & (at < inner.stop)) for at in (game, dreamed))
-        shots, hit = shots + int(of_game.sum()), hit + int(near.any(1)[of_game].sum())
-        made, false = made + int(of_dream.sum()), false + int((~near.any(0))[of_dream].sum())
-    return {"flash_hit": share(hit, shots), "flash_false": share(false, made), "flash_shots": shots,
-            "flash_flashes": made}
+        hits.append((int(near.any(1)[of_game].sum()), int(of_game.sum())))
+        falses.append((int((~near.any(0))[of_dream].sum()), int(of_dream.sum())))
+    return {**metrics.share("flash_hit", hits), **metrics.share("flash_false", falses),
+            "flash_shots": sum(all_of for _, all_of in hits), "flash_flashes": sum(all_of for _, all_of in falses)}
 
 
 def monster_figures(sight: Judge, truths: list[Truth], dream: Dream) -> dict[str, Any]:
@@ -48,22 +50,19 @@ def monster_figures(sight: Judge, truths: list[Truth], dream: Dream) -> dict[str
     (`monsters_frames`), the share in which the dream shows one; `monsters_present_real`: what the probe finds in
     the game's own frames; `monsters_invented`: of the frames without, the share in which the dream shows one."""
     from dreamloop.models.networks.probes import read_sight
-    facts, reads, reals = [], [], []
+    present, real, invented = [], [], []
     for episode, truth in enumerate(truths):
         if min(len(truth.future), dream.frames.shape[1]) < PRESENT_HORIZON or not truth.targets:
             continue
         first = PRESENT_HORIZON - PRESENT_FRAMES
-        facts.append([bool(targets) for targets in truth.targets[truth.primed :][first:PRESENT_HORIZON]])
-        reads.append(read_sight(sight, dream.frames[episode, first - 1 : PRESENT_HORIZON])[:, 0])
-        reals.append(read_sight(sight, truth.future[first - 1 : PRESENT_HORIZON])[:, 0])
-    if not facts:
-        return {**dict.fromkeys(("monsters_present", "monsters_present_real", "monsters_invented")),
-                "monsters_frames": 0}
-    fact, read, real = (np.concatenate(parts) for parts in (facts, reads, reals))
-    there = int(fact.sum())
-    return {"monsters_present": share(int(read[fact].sum()), there),
-            "monsters_present_real": share(int(real[fact].sum()), there),
-            "monsters_invented": share(int(read[~fact].sum()), int((~fact).sum())), "monsters_frames": there}
+        fact = np.array([bool(targets) for targets in truth.targets[truth.primed :][first:PRESENT_HORIZON]])
+        read = read_sight(sight, dream.frames[episode, first - 1 : PRESENT_HORIZON])[:, 0]
+        of_game = read_sight(sight, truth.future[first - 1 : PRESENT_HORIZON])[:, 0]
+        present.append((int(read[fact].sum()), int(fact.sum())))
+        real.append((int(of_game[fact].sum()), int(fact.sum())))
+        invented.append((int(read[~fact].sum()), int((~fact).sum())))
+    return {**metrics.share("monsters_present", present), **metrics.share("monsters_present_real", real),
+            **metrics.share("monsters_invented", invented), "monsters_frames": sum(there for _, there in present)}
 
 
 def gone_figures(shooter: Shooter, sight: Judge, truths: list[Truth], dream: Dream) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def gone_figures(shooter: Shooter, sight: Judge, truths: list[Truth], dream: Dre
     which the crosshair is empty within a second; `shot_gone_real`, `shot_gone_real_cases`: the same of the
     game's pictures. Cases in which the player turns away first are left out."""
     from dreamloop.models.networks.probes import read_sight
-    totals = {"": [0, 0], "_real": [0, 0]}
+    told: dict[str, list[tuple[int, int]]] = {"": [], "_real": []}
     for episode, truth in enumerate(truths):
         count = min(len(truth.future), dream.frames.shape[1])
         if count <= GONE_FRAMES or "heading" not in truth.variables:
@@ -80,10 +79,10 @@ def gone_figures(shooter: Shooter, sight: Judge, truths: list[Truth], dream: Dre
         for side, frames in (("", dream.frames[episode, :count]), ("_real", truth.future[:count])):
             aimed = np.concatenate([[False], read_sight(sight, frames)[:, 1]])
             cases, gone = shot_gone(shooter.flashes(frames), aimed, heading)
-            totals[side][0] += cases
-            totals[side][1] += gone
-    return {f"shot_gone{side}{what}": value for side, (cases, gone) in totals.items()
-            for what, value in (("", share(gone, cases)), ("_cases", cases))}
+            told[side].append((gone, cases))
+    return {key: value for side, rows in told.items()
+            for key, value in {**metrics.share(f"shot_gone{side}", rows),
+                               f"shot_gone{side}_cases": sum(cases for _, cases in rows)}.items()}
 
 
 def shot_gone(flashes: np.ndarray, aimed: np.ndarray, heading: np.ndarray) -> tuple[int, int]:
@@ -103,7 +102,3 @@ def shot_gone(flashes: np.ndarray, aimed: np.ndarray, heading: np.ndarray) -> tu
             continue
         cases += 1
     return cases, gone
-
-
-def share(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None

@@ -27,21 +27,21 @@ SAME_VIEW_DEGREES = 2.0
 
 
 def motion_error(probe: Judge, truths: list[Truth], dream: Dream, horizons: tuple[int, ...]
-                 ) -> dict[str, dict[str, dict[str, float | int]]]:
+                 ) -> dict[str, dict[str, dict[str, Any]]]:
     """heading, position -> horizon -> figures: `degrees` or `units` the mean distance of the dream's reading from
     the game's truth, `real` the same of the reading of the game's frames, `frames` how many episodes."""
     paths = [_paths(probe, truth, dream.frames[e]) for e, truth in enumerate(truths)
              if {"heading", "x", "y"} <= set(truth.variables)]
-    figures: dict[str, dict[str, dict[str, float | int]]] = {"heading": {}, "position": {}}
+    figures: dict[str, dict[str, dict[str, Any]]] = {"heading": {}, "position": {}}
     for horizon in horizons:
         reached = [path for path in paths if len(path[0]) > horizon]
         if not reached:
             continue
         true, dreamed, real = (np.stack([path[i][horizon] for path in reached]) for i in range(3))
-        turn = [np.abs(side[:, 2] - true[:, 2]).mean() for side in (dreamed, real)]
-        away = [np.hypot(*(side[:, :2] - true[:, :2]).T).mean() for side in (dreamed, real)]
+        turn = [np.abs(side[:, 2] - true[:, 2]) for side in (dreamed, real)]
+        away = [np.hypot(*(side[:, :2] - true[:, :2]).T) for side in (dreamed, real)]
         for name, unit, (made, own) in (("heading", "degrees", turn), ("position", "units", away)):
-            figures[name][str(horizon)] = {unit: round(float(made), 2), "real": round(float(own), 2),
+            figures[name][str(horizon)] = {**metrics.mean_of(unit, made, 2), "real": round(float(own.mean()), 2),
                                            "episodes": len(reached)}
     return figures
 
@@ -99,13 +99,14 @@ def turn_figures(probe: Judge | None, truths: list[Truth], dream: Dream) -> dict
         shown = dream.frames[episode, horizon - 1]
         again.append(metrics.squared_error(shown, truth.future[horizon - 1]))
         elsewhere.append(metrics.squared_error(shown, truth.future[horizon // 2 - 1]))
-    means = np.mean(errors, axis=0) if errors else None
-    psnr = [metrics.pooled_psnr(np.array(values)) for values in (again, elsewhere)]
-    return {"heading_error": None if means is None else round(float(means[0]), 2),
-            "heading_error_real": None if means is None else round(float(means[1]), 2),
-            "revisit_psnr": None if psnr[0] is None else round(psnr[0], 3),
-            "revisit_psnr_elsewhere": None if psnr[1] is None else round(psnr[1], 3),
-            "episodes": episodes, "turned": len(again)}
+    figures: dict[str, Any] = {}
+    for i, name in enumerate(("heading_error", "heading_error_real")):
+        figures |= metrics.mean_of(name, np.array([pair[i] for pair in errors]), 2)
+    for name, values in (("revisit_psnr", again), ("revisit_psnr_elsewhere", elsewhere)):
+        figures[name] = metrics.rounded(metrics.pooled_psnr(np.array(values)), 3)
+        span = metrics.interval(np.array(values), metrics.pooled_psnr)
+        figures[f"{name}_interval"] = metrics.rounded_pair(span, 3)
+    return {**figures, "episodes": episodes, "turned": len(again)}
 
 
 def full_turn(heading: np.ndarray) -> int | None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dreamloop.runtime import metrics
+
 if TYPE_CHECKING:
     from dreamloop.models.training.games import Finder
     from dreamloop.runtime.evaluate import Dream, Truth
@@ -20,7 +22,7 @@ NEAR_PIXELS = 4.0
 
 
 def state_error(finder: Finder, truths: list[Truth], dream: Dream, horizons: tuple[int, ...]
-                ) -> dict[str, dict[str, dict[str, float | int | None]]]:
+                ) -> dict[str, dict[str, dict[str, Any]]]:
     """thing -> horizon -> figures, over all episodes and `POOLED_FRAMES` frames up to the horizon:
 
     frames: how many there are in which the game shows the thing; of those, present: the share in
@@ -29,30 +31,30 @@ def state_error(finder: Finder, truths: list[Truth], dream: Dream, horizons: tup
     the thing in which the dream shows one. None where there is nothing to count. Pixels are the
     finder's.
     """
-    figures: dict[str, dict[str, dict[str, float | int | None]]] = {}
+    figures: dict[str, dict[str, dict[str, Any]]] = {}
     for horizon in horizons:
-        pairs = []
+        episodes = []
         for episode, truth in enumerate(truths):
             last = min(horizon, dream.frames.shape[1], len(truth.future))
             if last == horizon:
-                pairs += [(finder.find(truth.future[h - 1]), finder.find(dream.frames[episode, h - 1]))
-                          for h in range(max(1, horizon - POOLED_FRAMES + 1), horizon + 1)]
-        for thing in pairs[0][0] if pairs else figures:
-            figures.setdefault(thing, {})[str(horizon)] = _figures([(real[thing], made[thing])
-                                                                    for real, made in pairs])
+                episodes.append([(finder.find(truth.future[h - 1]), finder.find(dream.frames[episode, h - 1]))
+                                 for h in range(max(1, horizon - POOLED_FRAMES + 1), horizon + 1)])
+        for thing in episodes[0][0][0] if episodes else figures:
+            figures.setdefault(thing, {})[str(horizon)] = _figures([[(real[thing], made[thing]) for real, made in pairs]
+                                                                    for pairs in episodes])
     return figures
 
 
-def _figures(pairs: list[tuple[Any, Any]]) -> dict[str, float | int | None]:
-    shown = [made for real, made in pairs if real is not None]
-    away = np.array([max(abs(made.x - real.x), abs(made.y - real.y))
-                     for real, made in pairs if real is not None and made is not None])
-    absent = [made for real, made in pairs if real is None]
-
-    def share(count: int, of: int) -> float | None:
-        return round(count / of, 4) if of else None
-
-    return {"frames": len(shown), "present": share(sum(made is not None for made in shown), len(shown)),
-            "near": share(int((away <= NEAR_PIXELS).sum()), len(shown)),
-            "pixels": round(float(np.median(away)), 2) if len(away) else None,
-            "invented": share(sum(made is not None for made in absent), len(absent))}
+def _figures(episodes: list[list[tuple[Any, Any]]]) -> dict[str, Any]:
+    present, near, invented, away = [], [], [], []
+    for pairs in episodes:
+        shown = [(real, made) for real, made in pairs if real is not None]
+        far = [max(abs(made.x - real.x), abs(made.y - real.y)) for real, made in shown if made is not None]
+        absent = [made for real, made in pairs if real is None]
+        present.append((len(far), len(shown)))
+        near.append((sum(distance <= NEAR_PIXELS for distance in far), len(shown)))
+        invented.append((sum(made is not None for made in absent), len(absent)))
+        away += far
+    return {"frames": sum(shown for _, shown in present), **metrics.share("present", present),
+            **metrics.share("near", near), "pixels": round(float(np.median(away)), 2) if away else None,
+            **metrics.share("invented", invented)}

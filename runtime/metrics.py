@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -75,3 +75,30 @@ def interval(episodes: np.ndarray, figure: Callable[[np.ndarray], float | None],
         return None
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def share(name: str, episodes: Sequence[tuple[int, int]], digits: int = 4) -> dict[str, float | list[float] | None]:
+    """`NAME`: the share of all episodes together, None where there is nothing to count, and `NAME_interval`, its
+    95% confidence interval. episodes: (part, whole) of each."""
+    counts = np.array(episodes, np.float64).reshape(-1, 2)
+
+    def pooled(some: np.ndarray) -> float | None:
+        part, whole = some.sum(axis=0)
+        return float(part / whole) if whole else None
+
+    return {name: rounded(pooled(counts), digits), f"{name}_interval": rounded_pair(interval(counts, pooled), digits)}
+
+
+def mean_of(name: str, episodes: np.ndarray, digits: int) -> dict[str, float | list[float] | None]:
+    """`NAME`: the mean over episodes, (E,), None where there are none, and `NAME_interval`, its 95% interval."""
+    mean = float(episodes.mean()) if len(episodes) else None
+    return {name: rounded(mean, digits),
+            f"{name}_interval": rounded_pair(interval(episodes, lambda some: float(some.mean())), digits)}
+
+
+def rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def rounded_pair(pair: tuple[float, float] | None, digits: int) -> list[float] | None:
+    return None if pair is None else [round(value, digits) for value in pair]

@@ -198,8 +198,10 @@ def test_drift_is_measured_at_two_times_whichever_is_the_longer(world: World, tr
                            judge=tmp_path / "none")
 
     early, late = judged(FRAMES, 10), judged(10, FRAMES)
-    assert early["drift"] == {k: late["drift_long"][k] for k in metrics.STATISTICS} != late["drift"]
-    assert late["drift"] == {k: early["drift_long"][k] for k in metrics.STATISTICS}, "each beside as much of the game"
+    for one, other in ((early["drift"], late["drift_long"]), (late["drift"], early["drift_long"])):
+        assert {**one, "frames": other["frames"]} == other, "each beside as much of the game"
+        assert all(low <= one[name] <= high for name, (low, high) in one["interval"].items())
+    assert early["drift"] != late["drift"]
 
 
 @pytest.mark.parametrize(("name", "path", "message"), [
@@ -222,8 +224,9 @@ def test_evaluate_a_world_against_the_real_game(world: World, tmp_path: Path, mo
     assert report["episodes"] == 1 and report["frames"] == FRAMES and report["engine"] == "torch"
     assert 0 < report["psnr"]["1"] < 40 and report["psnr"]["64"] is None
     assert 0 < report["psnr_ceiling"]["1"] < 40
-    assert set(report["drift"]) == set(metrics.STATISTICS)
-    assert set(report["drift_long"]) == {"frames", *metrics.STATISTICS} and report["drift_long"]["frames"] == FRAMES + 4
+    assert set(report["drift"]) == {"interval", *metrics.STATISTICS}
+    assert set(report["drift_long"]) == {"frames", "interval", *metrics.STATISTICS}
+    assert report["drift_long"]["frames"] == FRAMES + 4
     assert report["events"]["flash_shots"] is not None and report["clip_discriminator"]["8"] is None  # one episode
     assert report["lpips"] is None and "--lpips" in report["perceptual_note"]
     assert report["inverse_dynamics_real"] is None and "no judge" in report["inverse_dynamics_note"]
