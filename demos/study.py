@@ -10,11 +10,14 @@ table, its JSON and its plot in OUT/STUDY.md, .json and .png. The same command g
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.world import load_world
 
 if TYPE_CHECKING:
     from dreamloop.models.training.recipes import Recipe
@@ -43,10 +46,17 @@ QUALITY: tuple[Column, ...] = (
     ("told 8", _at("clip_discriminator", "8")), ("told 32", _at("clip_discriminator", "32")))
 REVISIT: tuple[Column, ...] = (("revisit", _at("turn", "revisit_psnr")),
                                ("elsewhere", _at("turn", "revisit_psnr_elsewhere")))
+CODE: tuple[Column, ...] = (
+    ("decode ms", _at("decode_ms")), ("ceiling", _at("psnr_ceiling", "1")), ("texture", _at("code", "gradient")),
+    ("motion error", _at("code", "motion_error")), *QUALITY[:3], *QUALITY[4:7])
+COLUMNS = {"methods": QUALITY, "exposure": QUALITY, "memory": (*QUALITY, *REVISIT), "autoencoder": CODE}
+BARS = {"methods": QUALITY[5:8], "exposure": QUALITY[5:8], "memory": REVISIT, "autoencoder": (CODE[1], *QUALITY[:2])}
 LEGEND = ("PSNR in dB at horizons 1, 16, 64; keys: balanced accuracy of reading them from the dream; spread, motion, "
           "gradient: dream over game at the end; heading: degrees off after 35 frames of turning; told: accuracy of "
           "telling clips of 8 and 32 frames from the game (0.5 is perfect); revisit: PSNR against the game after a "
-          "full turn, elsewhere: against its view half a turn away. docs/evaluation.md defines all of them.")
+          "full turn, elsewhere: against its view half a turn away; decode: a frame, by the engine that judged; "
+          "ceiling: PSNR of encoding and decoding; texture: gradient of that over the game's; motion error: what a "
+          "linear map cannot tell of the next latent (1: no more than to stay). docs/evaluation.md defines the rest.")
 
 
 def study(what: str, out: str, minutes: float, device: str | None = None, engine: str = "auto", frames: int = 1000,
@@ -71,7 +81,8 @@ def study(what: str, out: str, minutes: float, device: str | None = None, engine
             judged = _judged(variant, run, base, steps, {"engine": engine, "frames": frames, "episodes": episodes,
                                                          "threads": threads})
             rows.append({"variant": variant.name, "steps": steps, "minutes": _minutes(run),
-                         "world": str(run.folder / f"world-{steps}"), "figures": judged})
+                         "world": str(run.folder / f"world-{steps}"),
+                         "figures": {**judged, "code": run.record["stages"]["autoencoder"]}})
             say(f"{variant.name}, {steps} steps: PSNR {judged['psnr']}")
     report = {"study": what, "recipe": chosen.spec.name, "minutes": minutes, "hardware": base.record["hardware"],
               "frames": frames, "episodes": episodes, "rows": rows}
@@ -93,8 +104,21 @@ def _judged(variant: Variant, run: Run, base: Run, steps: int, how: dict[str, An
             return dict(kept["figures"])
     world = training.pack(variant, run, base, steps)
     figures = runtime.evaluate(world, judge=training.judge_folder(base, variant.spec), curve=True, **how)
+    figures["decode_ms"] = _decode_ms(world, how["engine"], how["threads"])
     _write(path, json.dumps({"how": how, "figures": figures}, indent=2) + "\n")
     return figures
+
+
+def _decode_ms(world: Path, engine: str, threads: int | None, frames: int = 64) -> float:
+    """Median time of decoding one frame, of as many."""
+    from dreamloop.runtime.engines import open_engine
+    opened = open_engine(load_world(world), engine, threads=threads)
+    latent, times = opened.new_state(1).latent, []
+    for _ in range(frames):
+        began = time.perf_counter()
+        opened.decode(latent)
+        times.append(1e3 * (time.perf_counter() - began))
+    return round(statistics.median(times), 3)
 
 
 def _minutes(run: Run) -> float:
@@ -105,7 +129,7 @@ def _minutes(run: Run) -> float:
 
 def table(report: dict[str, Any]) -> str:
     """The study as Markdown, ready for docs/distillation.md."""
-    columns = QUALITY if report["study"] != "memory" else (*QUALITY, *REVISIT)
+    columns = COLUMNS[report["study"]]
     rows = [["variant", "steps", "minutes", *(name for name, _ in columns)]]
     rows += [[row["variant"], str(row["steps"]), f"{row['minutes']:g}",
               *(_shown(get(row["figures"])) for _, get in columns)] for row in report["rows"]]
@@ -138,13 +162,14 @@ def draw(path: Path, report: dict[str, Any]) -> None:
     left.set(title=f"{report['recipe']}: quality against horizon", xlabel="horizon (frames)", ylabel="PSNR (dB)",
              xscale="log")
     left.legend(fontsize="small")
-    bars = REVISIT if report["study"] == "memory" else QUALITY[5:8]
+    bars = BARS[report["study"]]
     for i, (label, get) in enumerate(bars):
         heights = [get(row["figures"]) or 0.0 for row in report["rows"]]
         right.bar([x + (i - (len(bars) - 1) / 2) * 0.8 / len(bars) for x in range(len(names))], heights,
                   width=0.8 / len(bars), label=label)
     right.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize="small")
-    right.set(title="full turn: PSNR (dB)" if report["study"] == "memory" else "drift: dream / game")
+    right.set(title={"memory": "full turn: PSNR (dB)", "autoencoder": "PSNR (dB)"}.get(report["study"],
+                                                                                      "drift: dream / game"))
     right.legend(fontsize="small")
     for axes in (left, right):
         axes.grid(alpha=0.25)

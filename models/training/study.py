@@ -4,13 +4,15 @@
 
 A study is a list of `Variant`s. All share one recording, one autoencoder, its latents and its judges
 (OUT/base, linked into every variant's run folder); a variant starts from the base's stage `dynamics`, or trains
-its own where that is what the study is about. Every stage resumes after a kill at any moment, and the same
-command goes on where it was stopped. What comes out are world folders; demos/study.py has them judged.
+its own, and an autoencoder of its own, where that is what the study is about. Every stage resumes after a kill at
+any moment, and the same command goes on where it was stopped. What comes out are world folders; demos/study.py has
+them judged.
 
-    methods    every method of distillation/ from the same base, and the base itself as one-step student and as
-               teacher at 2 and 4 noise levels
-    exposure   error recycling and self-rollout, each with and without
-    memory     window, sinks and dilated slots: as many slots, so as costly
+    methods       every method of distillation/ from the same base, and the base itself as one-step student and as
+                  teacher at 2 and 4 noise levels
+    exposure      error recycling and self-rollout, each with and without
+    memory        window, sinks and dilated slots: as many slots, so as costly
+    autoencoder   channels, size of a cell, loss: what is seen, what it costs, and whether it can be foretold
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.memory import oldest_age
 from dreamloop.models.core.spec import MemorySpec, WorldSpec
 from dreamloop.models.training import recording
-from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
+from dreamloop.models.training.autoencoder import AutoencoderTraining, encode_recording, train_autoencoder
 from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.distillation.adversarial import Adversarial
@@ -48,9 +50,10 @@ SLOTS = 16  # of every memory that is compared
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a study (one per entry of steps: how many noise levels it is played at). own_share: of the
-    minutes in which it trains a stage `dynamics` of its own, 0 where it starts from the study's base; method:
-    what it does with the rest, None for nothing."""
+    """One row of a study (one per entry of steps: how many noise levels it is played at). code, code_share: of the
+    minutes in which it trains an autoencoder of its own, with these settings, 0 where it has the base's; own_share: a
+    stage `dynamics` of its own, 0 where it starts from the base's; method: what it does with the rest, None for
+    nothing."""
 
     name: str
     spec: WorldSpec
@@ -58,6 +61,8 @@ class Variant:
     own_share: float = 0.0
     method: Method | None = None
     steps: tuple[int, ...] = (1,)
+    code: AutoencoderTraining | None = None
+    code_share: float = 0.0
 
     @property
     def stage(self) -> str:
@@ -99,7 +104,23 @@ def memory(recipe: Recipe, dilated: int = 7, dilation: int = 16, sinks: int = 4)
                     method=Scoring(clip_frames=clip, batch_clips=1)) for name, of in memories.items()]
 
 
-STUDIES: dict[str, Callable[[Recipe], list[Variant]]] = {"methods": methods, "exposure": exposure, "memory": memory}
+def autoencoder(recipe: Recipe) -> list[Variant]:
+    """Half of the minutes for the autoencoder, half for the dynamics of its latents: a code is as good as what can be
+    foretold of it. A token has as many numbers with cells of 8x8 pixels as with 32 channels of 16x16."""
+    spec, settings = recipe.spec, recipe.autoencoder
+    small = replace(spec, dynamics=replace(spec.dynamics, patch=2), autoencoder=replace(
+        spec.autoencoder, latent_channels=spec.autoencoder.latent_channels // 4, widths=spec.autoencoder.widths[1:],
+        encoder_blocks=spec.autoencoder.encoder_blocks[1:], decoder_blocks=spec.autoencoder.decoder_blocks[1:]))
+    codes = {f"channels-{n}": (replace(spec, autoencoder=replace(spec.autoencoder, latent_channels=n)), settings)
+             for n in (16, 32, 64)}
+    codes |= {"cells-8": (small, settings),
+              "plain-loss": (spec, replace(settings, object_weight=0.0, change_weight=0.0, gradient_weight=0.0))}
+    return [Variant(name, of, recipe.dynamics, own_share=0.5, code=code, code_share=0.5)
+            for name, (of, code) in codes.items()]
+
+
+STUDIES: dict[str, Callable[[Recipe], list[Variant]]] = {
+    "methods": methods, "exposure": exposure, "memory": memory, "autoencoder": autoencoder}
 
 
 def prepare(recipe: Recipe, out: Path, minutes: float, device: str, with_dynamics: bool) -> Run:
@@ -136,8 +157,8 @@ def prepare(recipe: Recipe, out: Path, minutes: float, device: str, with_dynamic
 def make(variant: Variant, base: Run, folder: Path, minutes: float) -> Run:
     """Train what a variant has of its own, in `folder`; returns its run, ready to be packed."""
     run = Run(folder, variant.name, str(base.device), resume=True)
-    shared = ["record", "autoencoder", *([] if variant.own_share else ["dynamics"])]
-    for name in (*SHARED, *([] if variant.own_share else ["dynamics.ckpt"])):
+    shared = ["record", *([] if variant.code else ["autoencoder"]), *([] if variant.own_share else ["dynamics"])]
+    for name in (*([] if variant.code else SHARED), *([] if variant.own_share else ["dynamics.ckpt"])):
         link(base.folder / name, folder / name)
     run.record["command"] = base.record["command"]
     run.record["stages"] = {name: base.record["stages"][name] for name in shared} | run.record["stages"]
@@ -149,12 +170,15 @@ def make(variant: Variant, base: Run, folder: Path, minutes: float) -> Run:
             raise DreamloopError(f"{variant.name} has been trained with --minutes {had / share:g}, not {minutes:g}: "
                                  "name another folder")
 
+    if (code := variant.code) is not None:
+        stage("autoencoder", variant.code_share, lambda seconds: train_autoencoder(
+            run, variant.spec, code, seconds, *recordings(base)))
     if variant.own_share:
         stage("dynamics", variant.own_share, lambda seconds: train_dynamics(
             run, variant.spec, variant.dynamics, seconds,
             *clips(run, variant.spec, variant.dynamics.clip_frames, base)))
     if (method := variant.method) is not None:
-        stage(method.name, 1 - variant.own_share, lambda seconds: train_student(
+        stage(method.name, 1 - variant.code_share - variant.own_share, lambda seconds: train_student(
             run, variant.spec, method, variant.dynamics, "dynamics", seconds,
             *clips(run, variant.spec, method.clip_frames, base)))
     return run
