@@ -30,11 +30,16 @@ from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.inherit import inherited
 from dreamloop.models.training.run import Run, train_stage
 
+FOREIGN_CELLS = 0.25  # of a spoilt clip
 MEASURED_FRAMES = 24  # of a clip, for a stage's figures: eight real ones and sixteen of a rollout
 
 
 @dataclass(frozen=True)
 class DynamicsTraining:
+    """history_noise, history_noise_share: deviation of the noise on previous latents, at most, and how many have any;
+    foreign_share: of the clips are spoilt by what does not belong there (`ClipTrainer.spoilt`); recycle_from,
+    recycle_share: from which share of the stage on how many batches run twice."""
+
     clip_frames: int = 24
     batch_clips: int = 6
     learning_rate: float = 2e-3
@@ -43,6 +48,7 @@ class DynamicsTraining:
     history_noise: float = 0.5
     history_noise_share: float = 0.7
     history_noise_told: float = 0.5  # how often the level is given as condition; at play it is not
+    foreign_share: float = 0.0
     recycle_from: float = 0.5
     recycle_share: float = 0.3
     object_weight: float = 3.0
@@ -102,7 +108,25 @@ class ClipTrainer:
 
         corruption = torch.rand(shape, device=previous.device) * s.history_noise * chance(s.history_noise_share)
         noise = corruption[..., None, None, None] * torch.randn_like(previous)
+        if s.foreign_share:
+            previous = self.spoilt(previous)
         return previous + noise, corruption * chance(s.history_noise_told)
+
+    def spoilt(self, previous: Tensor) -> Tensor:
+        """Some clips with cells that are, from some frame on and ever after, more or less something else: a
+        quarter of them, two by two, mixed with any cell of any clip. So a dream goes wrong: the weapon fades to the
+        floor behind it and stays so, which noise that comes and goes does not teach to mend. (B, F, C, h, w)."""
+        batch, frames, channels, height, width = previous.shape
+        device = previous.device
+        cells = previous[:, int(torch.randint(frames, ()))].movedim(1, 3).reshape(-1, channels)
+        foreign = cells[torch.randperm(len(cells), device=device)].reshape(batch, height, width, channels).movedim(3, 1)
+        block = torch.rand(batch, 1, (height + 1) // 2, (width + 1) // 2, device=device)
+        share = torch.where(block < FOREIGN_CELLS, block / FOREIGN_CELLS, 0.0)
+        share = share.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :height, :width]
+        chosen = torch.rand(batch, 1, device=device) < self.settings.foreign_share
+        begun = torch.arange(frames, device=device) >= torch.randint(frames, (batch, 1), device=device)
+        mixed = (begun & chosen)[..., None, None, None] * share[:, None]
+        return previous + mixed * (foreign[:, None] - previous)
 
     def loss(self, predicted: Tensor, target: Tensor, objects: Tensor, of_frame: Tensor | None = None) -> Tensor:
         """Weighted mean squared error; latents (B, F, C, h, w), objects (B, F, h, w), of_frame (B, F): weights."""

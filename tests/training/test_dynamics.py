@@ -34,6 +34,22 @@ def trainer(tmp_path: Path, request: pytest.FixtureRequest) -> ClipTrainer:
     return made
 
 
+def test_a_spoilt_clip_has_foreign_cells_from_some_frame_on_and_the_others_have_none(tmp_path: Path) -> None:
+    trainer = ClipTrainer(Run(tmp_path, "toy", "cpu", True), tiny_spec(), DynamicsTraining(foreign_share=0.5))
+    torch.manual_seed(0)
+    previous = torch.randn(64, 12, 3, 5, 6)  # odd: a block at the edge is cut
+    changed = (trainer.spoilt(previous) - previous).abs().amax(2) > 0  # (B, F, h, w)
+    spoilt = changed.any((1, 2, 3))
+    assert 0.3 < spoilt.float().mean() < 0.7
+    ever = changed[spoilt].flatten(2)
+    begun = ever.any(2)
+    assert torch.equal(begun, begun.cummax(1).values), "from some frame on, ever after"
+    assert torch.equal(ever, (ever.any(1)[:, None] & begun[..., None])), "the same cells in all of them"
+    assert len(set(begun.sum(1).tolist())) > 4 and 0.1 < ever.any(1).float().mean() < 0.4
+    within = trainer.spoilt(torch.full((8, 4, 3, 4, 4), 2.0))
+    assert within.allclose(torch.tensor(2.0)), "mixed of what there is"
+
+
 @pytest.mark.parametrize("trainer", [None, LINEAR], indirect=True, ids=["dense", "linear"])
 def test_a_rollout_is_what_the_parallel_pass_makes_of_the_same_inputs(trainer: ClipTrainer) -> None:
     z, action, _ = trainer.sample(clips_of(trainer.spec), np.random.default_rng(1), 2)

@@ -15,6 +15,7 @@ from dreamloop.models.core.spec import (
     WorldSpec,
 )
 from dreamloop.models.training.distillation.scoring import Scoring
+from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.polish import Polish
 from dreamloop.models.training.recipes import Recipe
 
@@ -38,6 +39,7 @@ DOOM_ARENA = Recipe(
     gates={"autoencoder.psnr": 25.0, "autoencoder.psnr_objects": 18.0,
            "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1, "decoder.gradient": 0.7,
            "judges.motion_told": 0.5},
+    dynamics=DynamicsTraining(foreign_share=0.5),
     distillation=(Scoring(),),
     polish=Polish(),
 )
