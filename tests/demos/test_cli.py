@@ -258,3 +258,16 @@ def test_a_defect_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr("dreamloop.models.core.world.load_world", broken)
     with pytest.raises(ZeroDivisionError):
         main(["play", str(folder), "--headless"])
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = tmp_path / "taken"
+    there.write_text("mine")
+    assert main(["train", "doom-arena", "--run-folder", str(there), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dreamloop train: ") and said.count("\n") == 1 and str(there) in said
+    assert there.read_text() == "mine"
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        assert main(["train", "doom-arena", "--run-folder", str(tmp_path / "run"), "--device", "cuda"]) == 2
+        assert "no CUDA device" in capsys.readouterr().err and not (tmp_path / "run").exists()
