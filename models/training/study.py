@@ -166,7 +166,7 @@ def make(variant: Variant, base: Run, folder: Path, minutes: float) -> Run:
     def stage(name: str, share: float, train: Callable[[float], dict[str, float]]) -> None:
         if not run.finished(name):
             run.finish(name, {**train(60.0 * minutes * share), "minutes": minutes * share})
-        elif (had := run.record["stages"][name]["minutes"]) != minutes * share:
+        elif abs((had := run.record["stages"][name]["minutes"]) - minutes * share) > 1e-3:  # of a minute
             raise DreamloopError(f"{variant.name} has been trained with --minutes {had / share:g}, not {minutes:g}: "
                                  "name another folder")
 

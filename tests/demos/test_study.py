@@ -71,6 +71,9 @@ def test_a_study_survives_a_kill_and_ends_in_a_table(toy: Recipe, tmp_path: Path
     assert [row["minutes"] for row in report["rows"]] == [0.01, 0.01, 0.02]  # of the base, and of its own
     assert len({row["figures"]["world_hash"] for row in report["rows"]}) == 3
 
+    with pytest.raises(DreamloopError, match=r"trained with --minutes 0.01, not 3: name another folder"):
+        laboratory.study("methods", str(out), recipe=toy, **{**HOW, "minutes": 3})  # type: ignore[arg-type]
+
     teacher = load_world(report["rows"][1]["world"])
     assert teacher.spec.dynamics.sigmas == (1.0, 0.75, 0.5, 0.25)
     with Session(teacher, engine="torch") as session:
