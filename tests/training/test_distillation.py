@@ -128,9 +128,15 @@ def test_a_dream_is_followed_while_it_shows_what_the_recording_shows() -> None:
     lost[1, 3, :, 2] = background[:, 2]  # in one frame alone
     assert followed(lost, recorded, background, 1.0).tolist() == [
         [1.0] * 6, [1, 1, 1, 0, 0, 0], [1.0] * 6, [1.0] * 6]
+    lost[0, 1:4, :, 2] = background[:, 2]
+    lost[0, 5:, :, 2] = background[:, 2]
+    assert followed(lost, recorded, background, 1.0, grace=1).tolist() == [
+        [1, 1, 0, 0, 0, 0], [1.0] * 6, [1.0] * 6, [1.0] * 6], "for two frames in a row"
+    assert followed(lost, recorded, background, 1.0, grace=3).eq(1).all(), "and it came back"
     doubled[2, 4, :, 5, 0] += 2.0
     assert followed(doubled, recorded, background, 1.0)[2].tolist() == [1, 1, 1, 1, 0, 0]
     assert followed(recorded, doubled, background, 1.0)[2].tolist() == [1, 1, 1, 1, 0, 0], "either way round"
+    assert followed(doubled, recorded, background, 1.0, grace=3)[2].tolist() == [1, 1, 1, 1, 0, 0], "no grace for more"
     assert followed(doubled, recorded, background, 9.0).eq(1).all(), "fainter than a thing"
 
 

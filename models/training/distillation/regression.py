@@ -32,13 +32,16 @@ class Rollouts:
     """How clips are played. real_frames: that fill the ring; shortest: K at the stage's start, which
     grows to the whole clip over the share `grow` of the stage. thing: mean squared deviation of a cell's latent from
     what stands there most of the time, at which it shows a thing: a dream has parted from the recording (`followed`)
-    when one of them shows a thing and the other nothing; for games whose background stands still."""
+    when it shows a thing where the recording has none, or for more than `grace` frames none where there is one; for
+    games whose background stands still. A thing lost a moment ago can still be known from the memory, and is taught
+    to come back: without grace nothing told pong to serve a ball that was not there in its very first frame."""
 
     batch_clips: int = 4
     real_frames: int = 8
     shortest: int = 4
     grow: float = 0.5
     thing: float = math.inf
+    grace: int = 0
 
 
 @dataclass
@@ -83,19 +86,22 @@ def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator,
     previous, noise = trainer.rollout(z, action, seeds, rollouts.real_frames)
     still = torch.ones(action.shape[:2], device=z.device)
     if rollouts.thing < math.inf:
-        still = followed(previous, z[:, :-1], torch.from_numpy(clips.background).to(z.device), rollouts.thing)
+        still = followed(previous, z[:, :-1], torch.from_numpy(clips.background).to(z.device), rollouts.thing,
+                         rollouts.grace)
     return OwnPast(z[:, 1:], previous, noise, action, objects, still, rollouts.real_frames)
 
 
-def followed(previous: Tensor, recorded: Tensor, background: Tensor, thing: float) -> Tensor:
-    """(B, F) float32: 1 for the frames of a clip before the first one at which `previous` or the recording shows
-    a thing, a cell `thing` from the background, where the other has not half as much in that cell or one beside it;
-    0 from there on. previous, recorded: (B, F, C, h, w); background: (C, h, w)."""
+def followed(previous: Tensor, recorded: Tensor, background: Tensor, thing: float, grace: int = 0) -> Tensor:
+    """(B, F) float32: 1 for the frames of a clip before the first one at which `previous` shows a thing, a cell
+    `thing` from the background, where the recording has not half as much in that cell or one beside it, or lacks one
+    of the recording's for more than `grace` frames in a row; 0 from there on. previous, recorded: (B, F, C, h, w);
+    background: (C, h, w)."""
     shown, real = ((latents - background).square().mean(2) for latents in (previous, recorded))
-    alone = torch.zeros_like(shown, dtype=torch.bool)
-    for one, other in ((shown, real), (real, shown)):
-        alone |= (one >= thing) & (functional.max_pool2d(other, 3, stride=1, padding=1) < thing / 2)
-    return (~alone.flatten(2).any(2)).float().cumprod(1)
+    invented, lacking = (((one >= thing) & (functional.max_pool2d(other, 3, stride=1, padding=1) < thing / 2))
+                         .flatten(2).any(2) for one, other in ((shown, real), (real, shown)))
+    # how many of the last grace + 1 frames lack something
+    lost = functional.pad(lacking.int(), (grace, 0)).unfold(1, grace + 1, 1).sum(2) > grace
+    return (~(invented | lost)).float().cumprod(1)
 
 
 def play(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts, spent: float,
