@@ -20,11 +20,14 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import load_world
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dreamloop.models.training.recipes import Recipe
     from dreamloop.models.training.run import Run
     from dreamloop.models.training.study import Variant
 
 RECIPE = "doom-maze-study"
+STRIP_FRAMES = 128
 Column = tuple[str, Callable[[dict[str, Any]], Any]]
 Say = Callable[[str], None]
 
@@ -89,7 +92,8 @@ def study(what: str, out: str, minutes: float, device: str | None = None, engine
     _write(folder / f"{what}.json", json.dumps(report, indent=2) + "\n")
     _write(folder / f"{what}.md", table(report))
     draw(folder / f"{what}.png", report)
-    say(f"wrote {folder / what}.md, .json and .png")
+    strip(folder / f"{what}-strip.png", chosen.game_name, report, threads)
+    say(f"wrote {folder / what}.md, .json, .png and -strip.png")
     return report
 
 
@@ -174,6 +178,26 @@ def draw(path: Path, report: dict[str, Any]) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.25)
     figure.savefig(path, dpi=110)
+
+
+def strip(path: Path, game_name: str, report: dict[str, Any], threads: int | None) -> None:
+    """The same episode in every row's world, below the game: of those that are judged, the one that moves most, in
+    its first `STRIP_FRAMES` frames."""
+    from dreamloop.models.training.games import open_game
+    from dreamloop.runtime import evaluate as runtime, pictures
+    from dreamloop.runtime.engines import open_engine
+    frames = min(STRIP_FRAMES, report["frames"])
+    dreams: dict[str, np.ndarray] = {}
+    for row in report["rows"]:
+        opened = open_engine(load_world(row["world"]), threads=threads)
+        if not dreams:
+            given = max(runtime.PRIMED_FRAMES, opened.world.spec.memory.window_frames)
+            with open_game(game_name) as game:
+                truths = runtime.play_game(game, report["episodes"], frames, given)
+            truth = max(truths, key=lambda t: (len(t.future), float(t.statistics[:, 2].sum())))
+        label = f"{row['variant']} ({row['steps']})" if row["steps"] > 1 else row["variant"]
+        dreams[label] = runtime.run_dream(opened, [truth], frames).frames[0]
+    pictures.draw_strip(path, truth, dreams)
 
 
 def _write(path: Path, text: str) -> None:

@@ -167,7 +167,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
             pictures.draw_plot(plot, world.name, horizons, curves, times,
                                [drift_at(truths, dream, t, dreamed_frames) for t in times])
         if strip is not None:
-            pictures.draw_strip(strip, truths[longest], dream.frames[longest])
+            pictures.draw_strip(strip, truths[longest], {"dream": dream.frames[longest]})
         if dream.watched is not None and video is not None:
             pictures.write_video(video, truths[longest], dream.watched, world.spec.fps)
     report["seconds"] = round(time.monotonic() - began, 1)

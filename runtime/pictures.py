@@ -51,30 +51,33 @@ def draw_plot(path: str | os.PathLike[str], name: str, horizons: Sequence[int],
     figure.savefig(Path(path), dpi=110)
 
 
-def draw_strip(path: str | os.PathLike[str], truth: Truth, dreamed: np.ndarray) -> None:
-    """A PNG: the game's frames over the dream's at `STRIP_HORIZONS`, as far as there are any.
-    dreamed: (F, H, W, 3) uint8, horizon h at index h - 1."""
+def draw_strip(path: str | os.PathLike[str], truth: Truth, dreams: Mapping[str, np.ndarray]) -> None:
+    """A PNG: the game's frames over those of each dream at `STRIP_HORIZONS`, as far as there are any.
+    dreams: label -> (F, H, W, 3) uint8, horizon h at index h - 1."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DreamloopError(f"a strip needs matplotlib ({error}); pip install 'dreamloop[eval]'") from error
-    horizons = [h for h in STRIP_HORIZONS if h <= len(dreamed)]
-    height, width = dreamed.shape[1:3]
+    longest = next(iter(dreams.values()))
+    horizons = [h for h in STRIP_HORIZONS if h <= len(longest)]
+    rows = [("game", [truth.at(h) for h in horizons]),
+            *((label, [frames[h - 1] for h in horizons]) for label, frames in dreams.items())]
+    height, width = longest.shape[1:3]
     dpi = 100
-    margin_top, margin_left = 24, 56
+    margin_top, margin_left = 24, max(56, 8 * max(len(label) for label, _ in rows))
     cell_width, cell_height = ZOOM * width + GAP, ZOOM * height + GAP
-    full_width, full_height = margin_left + len(horizons) * cell_width, margin_top + 2 * cell_height
+    full_width, full_height = margin_left + len(horizons) * cell_width, margin_top + len(rows) * cell_height
     figure = Figure(figsize=(full_width / dpi, full_height / dpi), dpi=dpi, facecolor="white")
     for column, horizon in enumerate(horizons):
         x = margin_left + column * cell_width
         figure.text((x + cell_width / 2) / full_width, 1 - 14 / full_height, f"{horizon}", ha="center", va="center")
-        for row, picture in enumerate((truth.at(horizon), dreamed[horizon - 1])):
+    for row, (label, pictures) in enumerate(rows):
+        y = (len(rows) - 1 - row) * cell_height
+        figure.text(margin_left / 2 / full_width, (y + cell_height / 2) / full_height, label, ha="center", va="center")
+        for column, picture in enumerate(pictures):
             shown = np.full((height, width, 3), NOTHING, np.uint8) if picture is None else picture
-            large = shown.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1)
-            figure.figimage(large, xo=x, yo=(1 - row) * cell_height + GAP // 2, origin="upper")
-    for row, label in enumerate(("game", "dream")):
-        figure.text(margin_left / 2 / full_width, ((1 - row) * cell_height + cell_height / 2) / full_height, label,
-                    ha="center", va="center")
+            figure.figimage(shown.repeat(ZOOM, axis=0).repeat(ZOOM, axis=1), xo=margin_left + column * cell_width,
+                            yo=y + GAP // 2, origin="upper")
     figure.savefig(Path(path), format="png", dpi=dpi)
 
 

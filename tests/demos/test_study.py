@@ -83,7 +83,8 @@ def test_a_study_survives_a_kill_and_ends_in_a_table(toy: Recipe, tmp_path: Path
     assert len(rows) == 4 and len({line.count("|") for line in rows}) == 1
     assert f"{report['rows'][0]['figures']['psnr']['1']:.2f}" in rows[1]
     assert json.loads((out / "methods.json").read_text("utf-8")) == report
-    assert (out / "methods.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("methods.png", "methods-strip.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.long
