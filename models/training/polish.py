@@ -39,6 +39,7 @@ from dreamloop.models.training.autoencoder import (
     sample_batch,
 )
 from dreamloop.models.training.data import LatentClips, Recording
+from dreamloop.models.training.distillation.regression import alike
 from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining
 from dreamloop.models.training.run import GateError, Run, train_stage
 
@@ -47,9 +48,8 @@ from dreamloop.models.training.run import GateError, Run, train_stage
 class Polish:
     """weight: of the judge beside the fidelity; warmup: share of the stage in which the judge learns alone; no judge
     where weight is 0; batch_frames: of the recording; dream_share: of them are joined by a dreamed latent; dreams,
-    dream_frames: how many rollouts give those, and of how many frames; parted: mean squared
-    difference of a cell's latent from the recording's, at which a dream has parted from it (two cells drawn at random
-    are 2 apart), 0 where nobody knows what a dream should show; kept: how far the weights go
+    dream_frames: how many rollouts give those, and of how many frames; parted: see above and `regression.Rollouts`, 0
+    where nobody knows what a dream should show; kept: how far the weights go
     from the autoencoder's decoder to the polished one. On the way texture comes sooner than the loss of PSNR; at the
     end of it, in doom-arena, dreams were covered by a grid of coloured grain, though every statistic was within its
     bounds."""
@@ -205,7 +205,7 @@ def dream(run: Run, spec: WorldSpec, stage: str, clips: LatentClips, count: int,
             if not parted:
                 latents.append(seen[:, half:].flatten(0, 1).half().cpu())
                 continue
-            kept = alike(seen, z[:, :-1], parted).tolist()
+            kept = alike(seen, z[:, :-1], parted).sum(1).int().tolist()
             for clip, end, (episode, start) in zip(seen, kept, places, strict=True):
                 latents.append(clip[half:end].half().cpu())
                 for list_of, read in ((frames, data.frames), (objects, data.objects)):
@@ -215,11 +215,3 @@ def dream(run: Run, spec: WorldSpec, stage: str, clips: LatentClips, count: int,
     if not (found := torch.cat(latents)).shape[0]:
         raise GateError(f"decoder: no dream of stage {stage} follows the recording for one frame")
     return Dreams(found, np.concatenate(frames), np.concatenate(objects))
-
-
-def alike(seen: Tensor, recorded: Tensor, parted: float) -> Tensor:
-    """(B,) int64: how many frames of a dream come before the first one with a cell `parted` from that of the
-    recording; both (B, F, C, h, w). Closer than `regression.followed` asks: the decoder must not learn to show a thing
-    where it is not."""
-    furthest = (seen - recorded).square().mean(2).flatten(2).amax(2)
-    return (furthest < parted).cumprod(1).sum(1)

@@ -20,7 +20,7 @@ from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.distillation.adversarial import Adversarial, AdversarialStudent
 from dreamloop.models.training.distillation.consistency import Consistency, flow_step
 from dreamloop.models.training.distillation.distribution_matching import DistributionMatching, MatchingStudent
-from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout, followed, play
+from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout, alike, followed, play
 from dreamloop.models.training.distillation.scoring import Scoring, energy_score
 from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining, measure, optimizers_for
 from dreamloop.models.training.run import Average, Run
@@ -114,6 +114,15 @@ def test_rollouts_grow_to_the_whole_clip_and_their_first_frames_are_real(base: t
     played = play(trainer, clips, np.random.default_rng(0), SMALL, 1.0)
     assert torch.equal(played.previous[:, 1 : SMALL.real_frames], played.target[:, : SMALL.real_frames - 1])
     assert played.made.requires_grad and not played.previous.requires_grad
+
+
+def test_a_dream_is_alike_until_one_cell_of_it_has_parted_and_never_again() -> None:
+    recorded = torch.randn(2, 6, 3, 4, 5)
+    previous = recorded + 0.5 * torch.randn(recorded.shape).clamp(-1, 1)
+    assert alike(previous, recorded, 2.0).eq(1).all()
+    previous[1, 3, :, 2, 2] = recorded[1, 3, :, 2, 2] + 1.5  # 2.25 apart, in this frame alone
+    assert alike(previous, recorded, 2.0).tolist() == [[1.0] * 6, [1, 1, 1, 0, 0, 0]]
+    assert alike(previous, recorded, math.inf).eq(1).all()
 
 
 def test_a_dream_is_followed_while_it_shows_what_the_recording_shows() -> None:

@@ -5,9 +5,9 @@ through the ring of play; the same inputs then pass once in parallel, with gradi
 equals uncached, so they give the same latents). K grows over the stage. Games are nearly
 deterministic, so the recording is the right answer for as long as the dream has not parted from it.
 From there on, to be pulled towards it teaches the mean of what might be: things fade where they are and glimmer
-where they are not. Where single things matter, frames after that are left out of the loss (`Rollouts.thing`). A thing
-that is a little off is not yet another story: counted by how far single cells differ, a paddle two pixels away ended
-nearly every clip of pong within 30 frames, long before a ball was lost, and what comes later was hardly ever taught.
+where they are not. Where single things matter, frames after that are left out of the loss. What has parted is told by
+single cells (`Rollouts.parted`) or by things (`Rollouts.thing`), which is later: a paddle two pixels off changes a cell
+as much as a ball that is gone. recipes/pong.py has the figures of both.
 
 Sources: DIAMOND (Alonso et al. 2024: own detached predictions as context, real targets), Self
 Forcing (Huang et al. 2025: roll out through the cache that play uses).
@@ -30,16 +30,17 @@ from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
 @dataclass(frozen=True)
 class Rollouts:
     """How clips are played. real_frames: that fill the ring; shortest: K at the stage's start, which
-    grows to the whole clip over the share `grow` of the stage. thing: mean squared deviation of a cell's latent from
-    what stands there most of the time, at which it shows a thing: a dream has parted from the recording (`followed`)
-    when it shows a thing where the recording has none, or for more than `grace` frames none where there is one; for
-    games whose background stands still. A thing lost a moment ago can still be known from the memory, and is taught
-    to come back: without grace nothing told pong to serve a ball that was not there in its very first frame."""
+    grows to the whole clip over the share `grow` of the stage. parted: mean squared difference of a cell's latent
+    from the recording's, at which a dream has parted from it (`alike`); two cells drawn at random are 2 apart.
+    thing: mean squared deviation of a cell's latent from what stands there most of the time, at which it shows a thing:
+    a dream has parted (`followed`) when it shows a thing where the recording has none, or for more than `grace` frames
+    none where there is one; for games whose background stands still."""
 
     batch_clips: int = 4
     real_frames: int = 8
     shortest: int = 4
     grow: float = 0.5
+    parted: float = math.inf
     thing: float = math.inf
     grace: int = 0
 
@@ -84,11 +85,18 @@ def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator,
     z, action, objects = z[:, : count + 1], action[:, :count], objects[:, :count]
     seeds = rng.integers(0, 2**63, len(z)).astype(np.uint64)
     previous, noise = trainer.rollout(z, action, seeds, rollouts.real_frames)
-    still = torch.ones(action.shape[:2], device=z.device)
+    still = alike(previous, z[:, :-1], rollouts.parted)
     if rollouts.thing < math.inf:
-        still = followed(previous, z[:, :-1], torch.from_numpy(clips.background).to(z.device), rollouts.thing,
-                         rollouts.grace)
+        still *= followed(previous, z[:, :-1], torch.from_numpy(clips.background).to(z.device), rollouts.thing,
+                          rollouts.grace)
     return OwnPast(z[:, 1:], previous, noise, action, objects, still, rollouts.real_frames)
+
+
+def alike(previous: Tensor, recorded: Tensor, parted: float) -> Tensor:
+    """(B, F) float32: 1 for the frames of a clip before the first one at which a cell of `previous` is `parted`
+    from that of the recording, 0 from there on; both (B, F, C, h, w)."""
+    furthest = (previous - recorded).square().mean(2).flatten(2).amax(2)
+    return (furthest < parted).float().cumprod(1)
 
 
 def followed(previous: Tensor, recorded: Tensor, background: Tensor, thing: float, grace: int = 0) -> Tensor:
