@@ -126,7 +126,8 @@ def test_only_some_stages_are_trained_on_and_the_others_stay_as_they_were(tmp_pa
     starts = np.zeros((1, 120, 160, 3), np.uint8)
     save_world(tmp_path / "first", TOY.spec, random_weights(TOY.spec), starts, "")
     first = load_world(tmp_path / "first")
-    folder = pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run",
+    strict = dataclasses.replace(TOY, gates={"judges.balanced_accuracy": 2.0})  # of a whole run's judges, not of these
+    folder = pipeline.train(strict, minutes=0.02, device="cpu", run_folder=tmp_path / "run",
                             begin=str(tmp_path / "first"), stages=["self_rollout"])
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["command"].endswith(f"--begin {tmp_path / 'first'} --only self_rollout --minutes 0.02")
