@@ -165,7 +165,7 @@ class SequenceGeometry:
     """Rotations and masks of a clip, built once per clip and shared by all layers.
 
     cos, sin: (F, T, D/2); mask: (F * T, F * T) bool over the keys of all frames; stretches: rows and the range of keys
-    that any of them sees. With sinks, sink
+    that any of them sees in any phase. With sinks, sink
     frames' keys are seen by frame t at a turned-back time, which depends on t: those scores are
     computed apart, with `sink_cos`, `sink_sin`: (F, sinks in the clip, T, D/2). Where the plan has a linear branch,
     written: (1, 1, F * parts, block_tokens) bool and share: (1, 1, F * parts, F * parts) are what it reads.
@@ -184,13 +184,16 @@ class SequenceGeometry:
         self.sinks = max(min(spec.memory.sink_frames - first + 1, frames), 0)
         self.sink_offset = first - 1
         block = (np.arange(frames)[:, None] * parts + np.arange(spec.tokens) // spec.block_tokens).reshape(-1)
-        mask = seen[block][:, block]
-        self.mask = torch.from_numpy(mask).to(device)
+        self.mask = torch.from_numpy(seen[block][:, block]).to(device)
+        # of any phase of the dilated ring: so all phases are one graph where they are compiled
+        phases = [seen, *(frame_mask(spec.memory, spec.plan, phase, frames, parts)
+                          for phase in range(1, 1 + spec.memory.dilation) if not self.sinks)]
+        reach = np.logical_or.reduce(phases)[block][:, block]
         self.stretches = []
         stretch = min(STRETCH_FRAMES, spec.memory.slots) * spec.tokens  # more rows than a row sees keys: mostly masked
-        for row in range(0, len(mask), stretch):
-            rows = slice(row, min(row + stretch, len(mask)))
-            self.stretches.append((rows, slice(int(mask[rows].any(axis=0).argmax()), rows.stop)))
+        for row in range(0, len(reach), stretch):
+            rows = slice(row, min(row + stretch, len(reach)))
+            self.stretches.append((rows, slice(int(reach[rows].any(axis=0).argmax()), rows.stop)))
         self.block_tokens, self.written, self.share = spec.block_tokens, None, None
         if spec.plan.linear:
             written = np.arange(parts * spec.block_tokens).reshape(parts, -1) < spec.tokens

@@ -15,7 +15,7 @@ error recycling (LongLive 2.0).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,8 +71,9 @@ class ClipTrainer:
     def __init__(self, run: Run, spec: WorldSpec, settings: DynamicsTraining) -> None:
         self.run, self.spec, self.settings = run, spec, settings
         self.net = Dynamics(spec).to(run.device)
-        # a dilated ring has a geometry for each phase of a clip, and each would be compiled anew
-        self._in_clip = self.net.in_clip if spec.memory.dilation > 1 else run.compiled(self.net.in_clip)
+        # on a CPU a dilated ring's clips gain a tenth by what takes a minute and more
+        plain = spec.memory.dilation > 1 and run.device.type == "cpu"
+        self._in_clip = self.net.in_clip if plain else run.compiled(self.net.in_clip)
 
     def first_frame(self, rng: np.random.Generator) -> int:
         """Index of a clip's first frame: a random phase of the dilated ring; 1 where sinks matter."""
@@ -164,25 +165,36 @@ class ClipTrainer:
         return {"loss": loss}
 
     @torch.no_grad()
-    def rollout(self, z: Tensor, action: Tensor, seeds: np.ndarray, real_frames: int) -> tuple[Tensor, Tensor]:
-        """Play a clip through the ring, from frame 1: the latents that each frame saw as its previous
-        one, real for the first `real_frames` frames and the network's own after, and the noise it
-        saw; both (B, F, C, h, w)."""
+    def rollout(self, z: Tensor, action: Tensor, seeds: np.ndarray, real_frames: int,
+                levels: tuple[float, ...] = (1.0,)) -> tuple[Tensor, Tensor]:
+        """Play a clip through the ring, from frame 1, one pass a noise level: the latents that each frame saw as its
+        previous one, real for the first `real_frames` frames and the network's own after, and what its last
+        pass began from (its noise, where that is the only one); both (B, F, C, h, w)."""
         b, frames = action.shape[:2]
-        ring = torch.zeros(self.spec.ring_shape(b), device=z.device, dtype=torch.bfloat16)
-        previous, noises, latent = [], [], z[:, 0]
+        spec = replace(self.spec, dynamics=replace(self.spec.dynamics, sigmas=levels))
+        ring = torch.zeros(spec.ring_shape(b), device=z.device, dtype=torch.bfloat16)
+        previous, begun, latent = [], [], z[:, 0]
         host_action = action.cpu().numpy()
         for i in range(frames):
             if i < real_frames:
                 latent = z[:, i]
-            inputs = conditioning.pass_inputs(self.spec, np.full(b, i + 1), seeds, host_action[:, i])
-            noise, condition = (torch.from_numpy(a).to(z.device)[:, None] for a in (inputs.noise, inputs.condition))
             previous.append(latent)
-            noises.append(noise[:, 0])
-            with self.run.autocast():
-                latent = self.net(latent[:, None], noise, action[:, i : i + 1], condition,
-                                  RingPass(self.spec, ring, inputs).attend)[:, 0].float()
-        return torch.stack(previous, dim=1), torch.stack(noises, dim=1)
+            x = latent
+            for index, level in enumerate(levels):
+                inputs = conditioning.pass_inputs(spec, np.full(b, i + 1), seeds, host_action[:, i], index)
+                noise, condition = (torch.from_numpy(a).to(z.device) for a in (inputs.noise, inputs.condition))
+                start = (1 - level) * x + level * noise if index else noise
+                with self.run.autocast():
+                    x = self.net(latent[:, None], start[:, None], action[:, i : i + 1], condition[:, None],
+                                 RingPass(spec, ring, inputs).attend)[:, 0].float()
+            begun.append(start)
+            latent = x
+        return torch.stack(previous, dim=1), torch.stack(begun, dim=1)
+
+
+def noise_levels(steps: int) -> tuple[float, ...]:
+    """Of a world that is played with so many passes a frame: from 1 down, evenly."""
+    return tuple((steps - i) / steps for i in range(steps))
 
 
 def train_dynamics(run: Run, spec: WorldSpec, settings: DynamicsTraining, seconds: float, clips: LatentClips,

@@ -17,7 +17,6 @@ them judged.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -36,7 +35,7 @@ from dreamloop.models.training.distillation.consistency import Consistency
 from dreamloop.models.training.distillation.distribution_matching import DistributionMatching
 from dreamloop.models.training.distillation.regression import SelfRollout
 from dreamloop.models.training.distillation.scoring import Scoring
-from dreamloop.models.training.dynamics import DynamicsTraining, train_dynamics
+from dreamloop.models.training.dynamics import DynamicsTraining, noise_levels, train_dynamics
 from dreamloop.models.training.judges import save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.recipes import Recipe
@@ -77,9 +76,11 @@ def methods(recipe: Recipe, clip_frames: int = 26) -> list[Variant]:
         DistributionMatching(clip_frames=clip_frames), Adversarial(clip_frames=clip_frames + 8),
         Scoring(clip_frames=clip_frames)]
     few_steps = {"consistency": (1, 2, 4)}  # the others know no level between noise and picture
+    several = DistributionMatching(clip_frames=clip_frames, steps=4)
     return [Variant("teacher", recipe.spec, recipe.dynamics, steps=(1, 2, 4)),
             *(Variant(student.name, recipe.spec, recipe.dynamics, method=student,
-                      steps=few_steps.get(student.name, (1,))) for student in students)]
+                      steps=few_steps.get(student.name, (1,))) for student in students),
+            Variant("distribution_matching-several", recipe.spec, recipe.dynamics, method=several, steps=(2, 4))]
 
 
 def exposure(recipe: Recipe) -> list[Variant]:
@@ -186,9 +187,8 @@ def make(variant: Variant, base: Run, folder: Path, minutes: float) -> Run:
 
 def pack(variant: Variant, run: Run, base: Run, steps: int) -> Path:
     """The variant as a world folder that is played with so many steps a frame."""
-    levels = tuple((steps - i) / steps for i in range(steps))
     spec = replace(variant.spec, name=f"{variant.spec.name}-{variant.name}-{steps}",
-                   dynamics=dataclasses.replace(variant.spec.dynamics, sigmas=levels))
+                   dynamics=replace(variant.spec.dynamics, sigmas=noise_levels(steps)))
     folder = f"world-{steps}"
     pack_world(run, spec, recordings(base)[0], variant.stage, folder)
     return run.folder / folder

@@ -92,7 +92,7 @@ def test_a_study_survives_a_kill_and_ends_in_a_table(toy: Recipe, tmp_path: Path
 def test_every_study_runs_to_its_table(what: str, toy: Recipe, tmp_path: Path) -> None:
     report = laboratory.study(what, str(tmp_path), recipe=toy, **{**HOW, "frames": 128, "episodes": 2})  # type: ignore[arg-type]
     rows = sum(len(variant.steps) for variant in training.STUDIES[what](toy))
-    assert len(report["rows"]) == rows == {"methods": 10, "exposure": 4, "memory": 3, "autoencoder": 5}[what]
+    assert len(report["rows"]) == rows == {"methods": 12, "exposure": 4, "memory": 3, "autoencoder": 5}[what]
     for row in report["rows"]:
         assert row["figures"]["psnr"]["64"] is not None and row["figures"]["turn"]["heading_error"] is not None
         assert len(row["figures"]["psnr_curve"]) == 256

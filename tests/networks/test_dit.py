@@ -13,7 +13,7 @@ from worlds import random_weights, tiny_spec
 from dreamloop.models.core import conditioning
 from dreamloop.models.core.plan import frame_mask
 from dreamloop.models.core.spec import DynamicsSpec, MemorySpec, PlanSpec, WorldSpec, weight_shapes
-from dreamloop.models.networks.dit import Dynamics
+from dreamloop.models.networks.dit import Dynamics, sequence_geometry
 
 FRAMES = 9
 MEMORIES = {
@@ -146,6 +146,19 @@ def test_a_look_in_inference_mode_does_not_spoil_training_afterwards() -> None:
     with torch.inference_mode():
         net.sequence(**inputs)
     net.sequence(**inputs).square().mean().backward()
+
+
+def test_every_phase_of_a_dilated_ring_is_one_graph() -> None:
+    spec = tiny_spec(memory=MemorySpec(window_frames=3, dilated_frames=2, dilation=4))
+    phases = [sequence_geometry(spec, first, 16, torch.device("cpu"), torch.float32) for first in range(1, 9)]
+    assert len({str(phase.stretches) for phase in phases}) == 1
+    assert not torch.equal(phases[0].mask, phases[1].mask) and torch.equal(phases[0].mask, phases[4].mask)
+    for phase in phases:
+        outside = phase.mask.clone()
+        for rows, keys in phase.stretches:
+            outside[rows, keys] = False
+        assert not outside.any(), "no key that a row sees is left out"
+    assert any(keys.start for _, keys in phases[0].stretches), "and not all of them are looked at"
 
 
 def test_players_of_a_batch_do_not_touch_each_other() -> None:

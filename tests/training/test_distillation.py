@@ -15,6 +15,7 @@ from toys import clips_of
 from worlds import tiny_spec
 
 from dreamloop.models.core.errors import DreamloopError
+from dreamloop.models.core.spec import LEVEL_FEATURES
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.distillation.adversarial import Adversarial, AdversarialStudent
@@ -31,6 +32,7 @@ METHODS: list[Method] = [
     Scoring(rollouts=SMALL, batch_clips=2, learning_rate=5e-4, matrix_learning_rate=2e-3),
     Consistency(batch_clips=2, matrix_learning_rate=2e-3),
     DistributionMatching(rollouts=SMALL),
+    DistributionMatching(rollouts=SMALL, steps=3),
     Adversarial(rollouts=SMALL, learning_rate=1e-3)]
 
 
@@ -158,9 +160,9 @@ def test_what_follows_the_loss_of_a_thing_is_left_out_of_a_rollout(base: tuple[P
     rolled = trainer.rollout
 
     def forgets(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        previous, noise = rolled(*args)
+        previous, begun = rolled(*args)
         previous[:, SMALL.real_frames:] = empty
-        return previous, noise
+        return previous, begun
 
     monkeypatch.setattr(trainer, "rollout", forgets)
     told = {thing: play(trainer, clips, np.random.default_rng(3), replace(SMALL, thing=thing), 1.0).followed
@@ -206,6 +208,33 @@ def test_where_both_scores_agree_distribution_matching_moves_nothing(base: tuple
         fake.output.bias += 0.5  # type: ignore[union-attr, operator]
     student.step(clips, np.random.default_rng(0), 0.5)
     assert float(student.net.output.bias.grad.mean()) > 0  # descent lowers the bias, and the frames  # type: ignore[union-attr]
+
+
+def test_every_pass_of_a_student_of_several_steps_is_its_last_one_in_turn(base: tuple[Path, LatentClips],
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, clips = base
+    trainer = trainer_in(folder)
+    student = DistributionMatching(rollouts=SMALL, steps=3, critic_updates=0).student(trainer)
+    played: list[tuple[float, ...]] = []
+    rolled, predict = trainer.rollout, trainer.predict
+    told: list[torch.Tensor] = []
+
+    def keeping(*args: Any) -> Any:
+        played.append(args[-1])
+        return rolled(*args)
+
+    def hearing(*args: Any, **more: Any) -> torch.Tensor:
+        if len(args) == 5:  # the student's own pass; a score names its network
+            told.append(args[3])
+        return predict(*args, **more)
+
+    monkeypatch.setattr(trainer, "rollout", keeping)
+    monkeypatch.setattr(trainer, "predict", hearing)
+    for i in range(12):
+        student.step(clips, np.random.default_rng(i), 0.5)
+    thirds = (1.0, 2 / 3, 1 / 3)
+    assert set(played) == {thirds[:1], thirds[:2], thirds}
+    assert len({tuple(condition[0, 0, -3 * LEVEL_FEATURES :].tolist()) for condition in told}) == 3, "and is told its level"
 
 
 def test_the_students_loss_leaves_no_gradient_in_the_critic(base: tuple[Path, LatentClips]) -> None:

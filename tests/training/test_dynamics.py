@@ -50,14 +50,16 @@ def test_a_spoilt_clip_has_foreign_cells_from_some_frame_on_and_the_others_have_
     assert within.allclose(torch.tensor(2.0)), "mixed of what there is"
 
 
+@pytest.mark.parametrize("levels", [(1.0,), (1.0, 0.5), (1.0, 0.75, 0.5)], ids=["one-pass", "two", "random-exit"])
 @pytest.mark.parametrize("trainer", [None, LINEAR], indirect=True, ids=["dense", "linear"])
-def test_a_rollout_is_what_the_parallel_pass_makes_of_the_same_inputs(trainer: ClipTrainer) -> None:
+def test_a_rollout_is_what_the_parallel_pass_makes_of_the_same_inputs(trainer: ClipTrainer,
+                                                                      levels: tuple[float, ...]) -> None:
     z, action, _ = trainer.sample(clips_of(trainer.spec), np.random.default_rng(1), 2)
     seeds = np.array([3, 4], np.uint64)
     with torch.autocast("cpu", enabled=False):
-        previous, noise = trainer.rollout(z, action, seeds, real_frames=4)
-        ones = torch.ones(action.shape[:2])
-        made = trainer.predict(previous, noise, action, trainer.condition(action, ones, torch.zeros_like(ones)), 1)
+        previous, begun = trainer.rollout(z, action, seeds, 4, levels)
+        last = torch.full(action.shape[:2], levels[-1])
+        made = trainer.predict(previous, begun, action, trainer.condition(action, last, torch.zeros_like(last)), 1)
     assert torch.equal(previous[:, :4], z[:, :4])
     # from the first frame after the real ones, what frame t saw is what the parallel pass makes of frame t - 1
     gap = (made[:, 3:-1] - previous[:, 4:]).abs().max() / previous.std()

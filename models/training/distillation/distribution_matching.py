@@ -10,6 +10,9 @@ The copy, the fake score, learns five times as often as the student. Both see th
 what is matched is a frame given its history and its keys; the recording is not an aim. A share of regression
 on the played clip keeps the student on the keys.
 
+A student of several steps plays each clip with the first of its passes only, as many as chance will have it (random
+exit): every pass is the last one in turn, has the gradient, and leaves its keys and values, as it would at play.
+
 Sources: DMD2 (Yin et al. 2024), Self Forcing (Huang et al. 2025).
 """
 
@@ -25,16 +28,17 @@ from torch import Tensor, nn
 from dreamloop.models.networks.dit import Dynamics
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.distillation.regression import Played, Rollouts, play
-from dreamloop.models.training.dynamics import ClipTrainer
+from dreamloop.models.training.dynamics import ClipTrainer, noise_levels
 
 
 @dataclass(frozen=True)
 class DistributionMatching:
-    """critic_updates: of the fake score for one of the student; lowest, highest: noise levels at which
+    """steps: passes a frame of the student, at most; critic_updates: of the fake score for one of the student; lowest, highest: noise levels at which
     scores are compared; regression_weight: of the recording's pull on played clips."""
 
     name: str = "distribution_matching"
     clip_frames: int = 24
+    steps: int = 1
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(batch_clips=3, grow=0.3))
     critic_updates: int = 5
     lowest: float = 0.1
@@ -83,7 +87,8 @@ class MatchingStudent:
         torch.manual_seed(int(rng.integers(2**31)))
         turn = self.steps % (s.critic_updates + 1) == s.critic_updates
         self.steps += 1
-        played = play(self.trainer, clips, rng, s.rollouts, spent, gradient=turn)
+        levels = noise_levels(s.steps)[: int(rng.integers(1, s.steps + 1))]
+        played = play(self.trainer, clips, rng, s.rollouts, spent, gradient=turn, levels=levels)
         latents = played.made.detach()
         level = self._level(played)
         x = self.trainer.noised(latents, level)

@@ -51,7 +51,8 @@ class OwnPast:
 
     target   (B, F, C, h, w) float32   the recording
     previous the same                  the latents that each frame saw, real for the first frames
-    noise    the same                  the noise that it saw
+    begun    the same                  what its last pass began from: the noise that it saw, where it is the only one
+    level    float                     noise level of that pass
     action   (B, F, A); objects (B, F, h, w)
     followed (B, F) float32: 1 until `previous` has parted from the recording, then 0
     real     number of leading frames whose input was real
@@ -59,7 +60,8 @@ class OwnPast:
 
     target: Tensor
     previous: Tensor
-    noise: Tensor
+    begun: Tensor
+    level: float
     action: Tensor
     objects: Tensor
     followed: Tensor
@@ -75,8 +77,8 @@ class Played(OwnPast):
 
 
 def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts,
-             spent: float) -> OwnPast:
-    """Sample clips and play them through the ring, as long as `spent` of the stage allows."""
+             spent: float, levels: tuple[float, ...] = (1.0,)) -> OwnPast:
+    """Sample clips and play them through the ring, one pass a noise level, as long as `spent` of the stage allows."""
     z, action, objects = trainer.sample(clips, rng, rollouts.batch_clips)
     longest = action.shape[1] - rollouts.real_frames
     reach = min(1.0, spent / rollouts.grow) if rollouts.grow else 1.0
@@ -84,12 +86,12 @@ def own_past(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator,
     count = rollouts.real_frames + int(rng.integers(rollouts.shortest, most + 1))
     z, action, objects = z[:, : count + 1], action[:, :count], objects[:, :count]
     seeds = rng.integers(0, 2**63, len(z)).astype(np.uint64)
-    previous, noise = trainer.rollout(z, action, seeds, rollouts.real_frames)
+    previous, begun = trainer.rollout(z, action, seeds, rollouts.real_frames, levels)
     still = alike(previous, z[:, :-1], rollouts.parted)
     if rollouts.thing < math.inf:
         still *= followed(previous, z[:, :-1], torch.from_numpy(clips.background).to(z.device), rollouts.thing,
                           rollouts.grace)
-    return OwnPast(z[:, 1:], previous, noise, action, objects, still, rollouts.real_frames)
+    return OwnPast(z[:, 1:], previous, begun, levels[-1], action, objects, still, rollouts.real_frames)
 
 
 def alike(previous: Tensor, recorded: Tensor, parted: float) -> Tensor:
@@ -113,13 +115,13 @@ def followed(previous: Tensor, recorded: Tensor, background: Tensor, thing: floa
 
 
 def play(trainer: ClipTrainer, clips: LatentClips, rng: np.random.Generator, rollouts: Rollouts, spent: float,
-         gradient: bool = True) -> Played:
-    """`own_past`, and every frame made again in one parallel pass: the same latents, with gradient."""
-    past = own_past(trainer, clips, rng, rollouts, spent)
+         gradient: bool = True, levels: tuple[float, ...] = (1.0,)) -> Played:
+    """`own_past`, and the last pass of every frame again, all in parallel: the same latents, with gradient."""
+    past = own_past(trainer, clips, rng, rollouts, spent, levels)
     with torch.set_grad_enabled(gradient):
-        ones = torch.ones(past.action.shape[:2], device=past.target.device)
-        condition = trainer.condition(past.action, ones, torch.zeros_like(ones))
-        made = trainer.predict(past.previous, past.noise, past.action, condition, 1)
+        level = torch.full(past.action.shape[:2], past.level, device=past.target.device)
+        condition = trainer.condition(past.action, level, torch.zeros_like(level))
+        made = trainer.predict(past.previous, past.begun, past.action, condition, 1)
     return Played(**vars(past), made=made)
 
 
