@@ -234,7 +234,8 @@ def test_every_pass_of_a_student_of_several_steps_is_its_last_one_in_turn(base: 
         student.step(clips, np.random.default_rng(i), 0.5)
     thirds = (1.0, 2 / 3, 1 / 3)
     assert set(played) == {thirds[:1], thirds[:2], thirds}
-    assert len({tuple(condition[0, 0, -3 * LEVEL_FEATURES :].tolist()) for condition in told}) == 3, "and is told its level"
+    levels = {tuple(condition[0, 0, -3 * LEVEL_FEATURES :].tolist()) for condition in told}
+    assert len(levels) == 3, "and is told its level"
 
 
 def test_the_students_loss_leaves_no_gradient_in_the_critic(base: tuple[Path, LatentClips]) -> None:

@@ -33,8 +33,8 @@ from dreamloop.models.training.dynamics import ClipTrainer, noise_levels
 
 @dataclass(frozen=True)
 class DistributionMatching:
-    """steps: passes a frame of the student, at most; critic_updates: of the fake score for one of the student; lowest, highest: noise levels at which
-    scores are compared; regression_weight: of the recording's pull on played clips."""
+    """steps: passes a frame of the student, at most; critic_updates: of the fake score for one of the student; lowest,
+    highest: noise levels at which scores are compared; regression_weight: of the recording's pull on played clips."""
 
     name: str = "distribution_matching"
     clip_frames: int = 24
