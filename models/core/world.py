@@ -2,7 +2,8 @@
 
     world.json            the specification (core/spec.py), strict
     weights.safetensors   every tensor of `weight_shapes(spec)`, int8 per channel or float32
-    starts.safetensors    `frames` (N, H, W, 3) uint8: frames that a session may start from
+    starts.safetensors    frames that a session may start from: `frames` (N, H, W, 3) uint8, or, where they have no
+                          more than 256 colours, `frames` (N, H, W) uint8 into `palette` (K, 3) uint8
     README.md             the model card
     figures.json          what it was measured to do, and whose its pictures are (optional)
 
@@ -34,6 +35,7 @@ HUB = "hub:"
 MAX_SPEC_BYTES = 1 << 20
 MAX_WEIGHT_BYTES = 8 << 30  # of float32 weights; a world of two billion parameters
 MAX_START_BYTES = 1 << 30
+COLOURS = 256  # of a palette, at most
 
 
 @dataclass(frozen=True)
@@ -163,17 +165,39 @@ def _check(file: safe_open, path: Path, name: str, shape: tuple[int, ...], dtype
 
 
 def _read_starts(path: Path, spec: WorldSpec) -> np.ndarray:
+    """The start frames, (N, H, W, 3) uint8, from either form."""
     with safe_open(path, framework="np") as file:
-        if list(file.keys()) != ["frames"]:
-            raise WorldError(f"{path.name}: expected one tensor `frames`, found {', '.join(file.keys())[:200]}")
-        shape = tuple(file.get_slice("frames").get_shape())
-        dtype = file.get_slice("frames").get_dtype()
-        frame = (spec.frame_height, spec.frame_width, 3)
-        if dtype != "U8" or len(shape) != 4 or shape[1:] != frame or shape[0] < 1:
-            raise WorldError(f"{path.name}: frames is {dtype} {shape}, expected U8 (N >= 1, {frame[0]}, {frame[1]}, 3)")
-        if int(np.prod(shape, dtype=object)) > MAX_START_BYTES:
+        names = set(file.keys())
+        if names not in ({"frames"}, {"frames", "palette"}):
+            raise WorldError(f"{path.name}: expected `frames`, and `palette` if they are indices, found "
+                             f"{', '.join(sorted(names))[:200]}")
+        frame = (spec.frame_height, spec.frame_width, *(() if "palette" in names else (3,)))
+        shape, dtype = tuple(file.get_slice("frames").get_shape()), file.get_slice("frames").get_dtype()
+        if dtype != "U8" or len(shape) != 1 + len(frame) or shape[1:] != frame or shape[0] < 1:
+            raise WorldError(f"{path.name}: frames is {dtype} {shape}, expected U8 (N >= 1, "
+                             f"{', '.join(map(str, frame))})")
+        if shape[0] * spec.frame_height * spec.frame_width * 3 > MAX_START_BYTES:
             raise WorldError(f"{path.name}: frames take more than {MAX_START_BYTES} bytes")
-        return file.get_tensor("frames")
+        if "palette" not in names:
+            return file.get_tensor("frames")
+        colours, dtype = tuple(file.get_slice("palette").get_shape()), file.get_slice("palette").get_dtype()
+        if dtype != "U8" or len(colours) != 2 or not 1 <= colours[0] <= COLOURS or colours[1] != 3:
+            raise WorldError(f"{path.name}: palette is {dtype} {colours}, expected U8 (1..{COLOURS}, 3)")
+        indices = file.get_tensor("frames")
+        if indices.max() >= colours[0]:
+            raise WorldError(f"{path.name}: frames hold colour {indices.max()}, palette has {colours[0]}")
+        return file.get_tensor("palette")[indices]
+
+
+def _stored_starts(starts: np.ndarray) -> dict[str, np.ndarray]:
+    """The tensors of the smaller form of start frames (N, H, W, 3): a third, for games that draw with a palette."""
+    frames = np.ascontiguousarray(starts, np.uint8)
+    codes = frames.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    found, indices = np.unique(codes, return_inverse=True)
+    if len(found) > COLOURS:
+        return {"frames": frames}
+    palette = (found[:, None] >> np.array([16, 8, 0], np.uint32)).astype(np.uint8)
+    return {"frames": indices.reshape(frames.shape[:-1]).astype(np.uint8), "palette": palette}
 
 
 def _hash(folder: Path) -> str:
@@ -205,7 +229,7 @@ def save_world(folder: str | os.PathLike[str], spec: WorldSpec, weights: dict[st
             stored[name] = value
     target.mkdir(parents=True, exist_ok=True)
     save_file(stored, target / WEIGHTS_FILE)
-    save_file({"frames": np.ascontiguousarray(starts, np.uint8)}, target / STARTS_FILE)
+    save_file(_stored_starts(starts), target / STARTS_FILE)
     (target / SPEC_FILE).write_text(json.dumps(specs.to_json(spec), indent=2) + "\n", "utf-8")
     (target / CARD_FILE).write_text(card, "utf-8")
     return load_world(target)

@@ -90,12 +90,25 @@ def train_keys(run: Run, spec: WorldSpec, data: Recording, held_out: Recording, 
 def save_judge(run: Run, folder: str | os.PathLike[str]) -> Judge:
     """Put the judge and the probes that `train_judges` left in the run folder into `folder`, such as
     `models/zoo/judges/doom-arena`."""
+    return _copy(Path(run.folder) / STAGE, Path(folder))[0]
+
+
+def inherit_judges(run: Run, folder: Path) -> dict[str, float]:
+    """Take over the judge and the probes of `folder` instead of training some; returns their figures, by the names
+    that `train_judges` gives them."""
+    return _copy(folder, Path(run.folder) / STAGE)[1]
+
+
+def _copy(source: Path, target: Path) -> tuple[Judge, dict[str, float]]:
+    """A judge and its probes, and their figures."""
+    figures: dict[str, float] = {}
     for kind in OUTPUTS:
-        if (Path(run.folder) / STAGE / kind).is_dir():
-            probe = load_judge(Path(run.folder) / STAGE / kind)
-            write_judge(Path(folder) / kind, probe.spec, probe.net.state_dict(), probe.figures)
-    judge = load_judge(Path(run.folder) / STAGE)
-    return write_judge(folder, judge.spec, judge.net.state_dict(), judge.figures)
+        if (source / kind).is_dir():
+            probe = load_judge(source / kind)
+            write_judge(target / kind, probe.spec, probe.net.state_dict(), probe.figures)
+            figures |= {f"{kind}_{name}": value for name, value in probe.figures.items()}
+    judge = load_judge(source)
+    return write_judge(target, judge.spec, judge.net.state_dict(), judge.figures), {**judge.figures, **figures}
 
 
 def _clips(data: Recording, starts: np.ndarray, rng: np.random.Generator,
@@ -133,4 +146,4 @@ def measure(judge: Judge, data: Recording) -> dict[str, float]:
     return {"balanced_accuracy": float(np.mean(list(figures.values()))), **figures}
 
 
-__all__ = ["judge_spec", "load_judge", "measure", "save_judge", "train_judges"]
+__all__ = ["inherit_judges", "judge_spec", "load_judge", "measure", "save_judge", "train_judges"]

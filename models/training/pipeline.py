@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import torch
 
 from dreamloop.models.core.errors import GameError
-from dreamloop.models.core.world import load_world
+from dreamloop.models.core.world import load_world, world_folder
 from dreamloop.models.training import recording
 from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
 from dreamloop.models.training.data import LatentClips, Recording
@@ -25,7 +25,7 @@ from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.dynamics import train_dynamics
 from dreamloop.models.training.games import Player
 from dreamloop.models.training.inherit import PARTS, inherited
-from dreamloop.models.training.judges import save_judge, train_judges
+from dreamloop.models.training.judges import inherit_judges, judge_spec, load_judge, save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.polish import train_decoder
 from dreamloop.models.training.recipes import Recipe, beginning_from, only, recipe
@@ -43,8 +43,9 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     chosen = recipe(name) if isinstance(name, str) else name
     if begin:
         chosen = beginning_from(chosen, begin)
+    judges_before = _judges_of(chosen) if stages else None
     if stages:
-        chosen = only(chosen, stages)
+        chosen = only(chosen, stages, judged=judges_before is not None)
     first = load_world(chosen.begin_from) if chosen.begin_from else None
     if first is not None:
         for part in PARTS:  # refused before there is a run folder
@@ -80,11 +81,20 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     if (polish := chosen.polish) is not None:
         stage("decoder", lambda s: train_decoder(run, spec, polish, chosen.autoencoder, stages[-1], s, data, held_out,
                                                  clips(polish.dream_frames)[0]))
-    stage("judges", lambda s: train_judges(run, spec, data, held_out, s))
+    stage("judges", lambda s: inherit_judges(run, judges_before) if judges_before else
+          train_judges(run, spec, data, held_out, s))
     save_judge(run, folder / "judges" / spec.game)
     pack_world(run, spec, data, stages[-1])
     run.console.print(f"packed {folder.name}/world: dreamloop play {folder / 'world'}")
     return folder / "world"
+
+
+def _judges_of(chosen: Recipe) -> Path | None:
+    """The judges of the world that a recipe begins from: beside it, in the zoo as in a run folder."""
+    if not chosen.begin_from:
+        return None
+    folder = world_folder(chosen.begin_from).parent / "judges" / chosen.spec.game
+    return folder if folder.is_dir() and load_judge(folder).spec == judge_spec(chosen.spec) else None
 
 
 def _distil(run: Run, chosen: Recipe, before: str, method: Method, clips: Callable[[int], list[LatentClips]],

@@ -157,7 +157,8 @@ def prepare(recipe: Recipe, out: Path, minutes: float, device: str, with_dynamic
 
 def make(variant: Variant, base: Run, folder: Path, minutes: float) -> Run:
     """Train what a variant has of its own, in `folder`; returns its run, ready to be packed."""
-    run = Run(folder, variant.name, str(base.device), resume=True)
+    # the first of a kind would pay for a compiler whose work the next ones find on the disk
+    run = Run(folder, variant.name, str(base.device), resume=True, compiling=base.device.type != "cpu")
     shared = ["record", *([] if variant.code else ["autoencoder"]), *([] if variant.own_share else ["dynamics"])]
     for name in (*([] if variant.code else SHARED), *([] if variant.own_share else ["dynamics.ckpt"])):
         link(base.folder / name, folder / name)

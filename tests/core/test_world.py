@@ -298,6 +298,41 @@ def test_wrong_start_frames_are_refused(files: dict[str, bytes], tmp_path: Path,
     refusal(write(tmp_path / "world", {**files, STARTS_FILE: save({"images": frames})}))
 
 
+def of_few_colours(count: int) -> np.ndarray:
+    """Start frames of the tiny world, (2, 32, 48, 3) uint8, of so many colours."""
+    colours = np.random.default_rng(5).permutation(1 << 24)[:count]
+    chosen = np.random.default_rng(6).integers(0, count, (2, 32, 48))
+    chosen.flat[:count] = np.arange(count)
+    return (colours[chosen][..., None] >> np.array([16, 8, 0])).astype(np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 255, 256, 257])
+def test_start_frames_of_few_colours_take_a_third(good: World, tmp_path: Path, count: int) -> None:
+    starts = of_few_colours(count)
+    world = save_world(tmp_path, good.spec, good.weights, starts, "")
+    np.testing.assert_array_equal(world.starts, starts)
+    assert world.starts.dtype == np.uint8
+    stored = load((tmp_path / STARTS_FILE).read_bytes())
+    assert stored["frames"].ndim == (3 if count <= 256 else 4)
+    assert count > 256 or stored["palette"].shape == (count, 3)
+
+
+@pytest.mark.parametrize(("named", "frames", "palette"), [
+    ("palette has 4", np.full((2, 32, 48), 4, np.uint8), np.zeros((4, 3), np.uint8)),
+    ("palette is", np.zeros((2, 32, 48), np.uint8), np.zeros((0, 3), np.uint8)),
+    ("palette is", np.zeros((2, 32, 48), np.uint8), np.zeros((257, 3), np.uint8)),
+    ("palette is", np.zeros((2, 32, 48), np.uint8), np.zeros((4, 4), np.uint8)),
+    ("palette is", np.zeros((2, 32, 48), np.uint8), np.zeros((4, 3), np.float32)),
+    ("palette is", np.zeros((2, 32, 48), np.uint8), np.zeros(3, np.uint8)),
+    ("frames is", np.zeros((2, 32, 48, 3), np.uint8), np.zeros((4, 3), np.uint8)),
+    ("frames is", np.zeros((2, 32, 48), np.int8), np.zeros((4, 3), np.uint8)),
+    ("frames is", np.zeros((0, 32, 48), np.uint8), np.zeros((4, 3), np.uint8))])
+def test_a_wrong_palette_is_refused(files: dict[str, bytes], tmp_path: Path, named: str, frames: np.ndarray,
+                                    palette: np.ndarray) -> None:
+    content = save({"frames": frames, "palette": palette})
+    assert named in refusal(write(tmp_path / "world", {**files, STARTS_FILE: content}))
+
+
 def header(content: bytes) -> tuple[dict[str, Any], bytes]:
     """The header and the tensor bytes of a safetensors file."""
     size = int.from_bytes(content[:8], "little")
@@ -409,6 +444,9 @@ def fuzz(seed: int, files: dict[str, bytes], folder: Path) -> bool:
     """Load one mutated world; True if it was accepted. Anything but a `WorldError` comes through."""
     generator = random.Random(seed)
     files = {**files, FIGURES_FILE: json.dumps(FIGURES).encode()}
+    if generator.random() < 0.5:  # the other form
+        starts = load(files[STARTS_FILE])
+        files[STARTS_FILE] = save({"frames": starts["palette"][starts["frames"]]})
     if generator.random() < 0.1:
         figures = json.dumps(mutate_json(json.loads(files[FIGURES_FILE]), generator)).encode()
         files[FIGURES_FILE] = mutate_bytes(figures, generator) if generator.random() < 0.5 else figures

@@ -16,10 +16,11 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import PlanSpec
 from dreamloop.models.core.world import World, load_world, save_world
 from dreamloop.models.networks.autoencoder import Autoencoder
-from dreamloop.models.networks.inverse_dynamics import load_judge
+from dreamloop.models.networks.inverse_dynamics import InverseDynamics, load_judge, write_judge
 from dreamloop.models.training import pipeline
 from dreamloop.models.training.autoencoder import encode_recording
 from dreamloop.models.training.data import Recording
+from dreamloop.models.training.judges import judge_spec
 from dreamloop.models.training.packing import write_card
 from dreamloop.models.training.recipes import Recipe, recipe
 from dreamloop.models.training.run import GateError, Run
@@ -138,7 +139,21 @@ def test_only_some_stages_are_trained_on_and_the_others_stay_as_they_were(tmp_pa
         same = np.allclose(value, first.weights[name], rtol=2e-2, atol=2e-3)  # packed as float16 or int8
         assert same or not name.startswith("autoencoder."), name
     changed = "dynamics.blocks.0.qkv.weight"
-    assert np.abs(load_world(folder).weights[changed] - first.weights[changed]).max() > 1e-3
+    assert np.abs(load_world(folder).weights[changed] - first.weights[changed]).max() > 1e-4  # rounding alone: 1e-6
+
+
+def test_a_world_that_is_trained_on_keeps_its_judges(tmp_path: Path) -> None:
+    run = tmp_path / "first"
+    save_world(run / "world", TOY.spec, random_weights(TOY.spec), np.zeros((1, 120, 160, 3), np.uint8), "")
+    of = judge_spec(TOY.spec)
+    torch.manual_seed(3)
+    kept = write_judge(run / "judges" / of.game, of, InverseDynamics(of).state_dict(), {"balanced_accuracy": 0.77})
+    pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run", begin=str(run / "world"),
+                   stages=["self_rollout"])
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert stages["judges"] == {"balanced_accuracy": 0.77, "minutes": 0.0}
+    assert stages["self_rollout"]["minutes"] == pytest.approx(0.02, abs=2e-4)
+    assert load_judge(tmp_path / "run" / "judges" / of.game).hash == kept.hash
 
 
 @pytest.mark.parametrize(("begin", "stages", "said"), [

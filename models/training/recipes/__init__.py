@@ -58,20 +58,20 @@ def beginning_from(recipe: Recipe, world: str) -> Recipe:
         dynamics=replace(d, learning_rate=d.learning_rate / 2, matrix_learning_rate=d.matrix_learning_rate / 2))
 
 
-def only(recipe: Recipe, stages: Sequence[str]) -> Recipe:
-    """The recipe with all its minutes, but for those of the judges, for these stages; what the others would make stays
-    as it is in the world that it begins from. The judges of so short a run need not pass their gates. Raises
-    `DreamloopError` where there is none or no such stage."""
+def only(recipe: Recipe, stages: Sequence[str], judged: bool = False) -> Recipe:
+    """The recipe with all its minutes for these stages; what the others would make stays as it is in the world that it
+    begins from. So do its judges, where there are any (`judged`), else new ones have their share, and need not pass
+    their gates in so short a run. Raises `DreamloopError` where there is no such world or no such stage."""
     networks = [name for name in recipe.shares if name != "judges"]
     if unknown := [name for name in stages if name not in networks]:
         raise DreamloopError(f"{recipe.spec.name} has no stage {unknown[0]!r} to train; it has {', '.join(networks)}")
     if not recipe.begin_from:
         raise DreamloopError(f"to train only {', '.join(stages)}, name a world to begin from: --begin WORLD")
     spent = sum(recipe.shares[name] for name in set(stages))
-    rest = 1.0 - recipe.shares["judges"]
+    for_judges = 0.0 if judged else recipe.shares["judges"]
     gates = {name: least for name, least in recipe.gates.items() if not name.startswith("judges.")}
-    return replace(recipe, gates=gates, shares={"judges": recipe.shares["judges"]} | {
-        name: rest * recipe.shares[name] / spent if name in stages else 0.0 for name in networks})
+    return replace(recipe, gates=gates, shares={"judges": for_judges} | {
+        name: (1.0 - for_judges) * recipe.shares[name] / spent if name in stages else 0.0 for name in networks})
 
 
 def recipes() -> dict[str, Recipe]:
