@@ -8,10 +8,14 @@ the frame, so a plain loss forgets it; here the loss of a pixel is weighted by w
     loss   = weight (|e| + 2 e^2) + gradient_weight sum over scales |grad e|
 
 What it keeps must also be foretold: the finer the texture in the code, the more it scrambles when
-the picture pans by a fraction of a cell. `motion_error` is measured beside the PSNR for that.
+the picture pans by a fraction of a cell. `motion_error` is measured beside the PSNR for that. A share of the batches
+may ask for a code that pans with its picture: latents are shifted by a part of a cell, as one shifts any picture
+(bilinear), and must decode to the frames shifted likewise.
 
 Latents are normalised by running statistics, then noise of deviation U(0, latent_noise) is added
 before decoding, so that small errors of the dynamics decode to small errors of the picture.
+
+Source of the shift: EQ-VAE (Kouzelis et al. 2025: latents that turn and shrink as their pictures do).
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames, to_pixels
@@ -41,7 +46,8 @@ class AutoencoderTraining:
     """object_weight, change_weight: see above; object_weight_end: what `object_weight` falls to (None: it stays);
     object_size: pixels, a thing of fewer weighs as much as one of so many (0: by its area); latent_noise:
     deviations; crop_share: of the batches are windows around things (`around_things`), of crop_cells latent cells
-    a side and crops to a frame, instead of whole frames."""
+    a side and crops to a frame, instead of whole frames; shift_share: of the batches are decoded from shifted latents
+    (`shifted`)."""
 
     batch_frames: int = 16
     learning_rate: float = 1.5e-3
@@ -54,6 +60,7 @@ class AutoencoderTraining:
     crop_share: float = 0.0
     crop_cells: int = 5
     crops: int = 4
+    shift_share: float = 0.0
     ema_decay: float = 0.998
 
     def later(self, spent: float) -> AutoencoderTraining:
@@ -131,11 +138,29 @@ def around_things(settings: AutoencoderTraining, cell: int, pixels: Tensor, befo
     return windows(pixels).contiguous(memory_format=torch.channels_last), windows(before), windows(objects)
 
 
+def shifted(cell: int, *pictures: Tensor) -> list[Tensor]:
+    """Pictures of the same views at any scales, (B, C, h, w) each, every view shifted by up to a cell of `cell` pixels
+    up or down and left or right, by whole pixels: pixels stay what they were, latents are mixed of four cells. What
+    comes in over the edge repeats it."""
+    views, _, height, width = pictures[0].shape
+    by = torch.randint(1 - cell, cell, (views, 2)) / (0.5 * torch.tensor([width, height]))
+    turn = torch.eye(2).repeat(views, 1, 1)
+    found = []
+    for picture in pictures:
+        way = functional.affine_grid(torch.cat([turn, by[:, :, None]], dim=2), list(picture.shape), align_corners=False)
+        found.append(functional.grid_sample(picture, way.to(picture.device, picture.dtype), padding_mode="border",
+                                            align_corners=False))
+    return found
+
+
 def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, seconds: float,
                       data: Recording, held_out: Recording, begin: World | None = None) -> dict[str, float]:
     """Train for `seconds`, leave the averaged weights in `autoencoder.ckpt`; returns figures. begin: a world whose
     weights are the first ones."""
     torch.manual_seed(0)
+    cell = spec.autoencoder.downsample
+    if settings.shift_share and min(spec.padded_height, spec.padded_width) <= 2 * cell:
+        raise DreamloopError(f"{spec.name}: shift_share needs frames of more than two cells of {cell} pixels a side")
     net = Autoencoder(spec)
     if begin is not None:
         net.load_state_dict(inherited(begin, spec, "autoencoder"))
@@ -148,17 +173,22 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
         pixels, before, objects = sample_batch(run, spec, data, rng, settings.batch_frames)
         whole = rng.random() >= settings.crop_share
         if not whole:
-            pixels, before, objects = around_things(settings, spec.autoencoder.downsample, pixels, before, objects)
+            pixels, before, objects = around_things(settings, cell, pixels, before, objects)
         with run.autocast():
             raw = encoder(pixels)
         raw = raw.float()
         if whole:  # things are not all that the latents say
             _track(net, raw.detach())
+        inner = slice(None)
+        if rng.random() < settings.shift_share:
+            pixels, before, marks, raw = shifted(cell, pixels, before, objects[:, None], raw)
+            objects, inner = (marks[:, 0] > 0.5).float(), slice(cell, -cell)  # without what came in over the edge
         noise = torch.randn_like(raw) * torch.rand(len(raw), 1, 1, 1, device=raw.device) * settings.latent_noise
         with run.autocast():
             out = decoder(raw + noise * net.latent_std[:, None, None])
-        error = out.float() - pixels
-        loss = (fidelity(settings.later(spent), out.float(), pixels, before, objects)
+        made, pixels, before, objects = (x.float()[..., inner, inner] for x in (out, pixels, before, objects))
+        error = made - pixels
+        loss = (fidelity(settings.later(spent), made, pixels, before, objects)
                 + settings.gradient_weight * gradient_loss(error))
         loss.backward()
         return {"loss": loss, "mse": error.square().mean()}
