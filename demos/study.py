@@ -51,7 +51,7 @@ REVISIT: tuple[Column, ...] = (("revisit", _at("turn", "revisit_psnr")),
                                ("elsewhere", _at("turn", "revisit_psnr_elsewhere")))
 CODE: tuple[Column, ...] = (
     ("decode ms", _at("decode_ms")), ("ceiling", _at("psnr_ceiling", "1")), ("texture", _at("code", "gradient")),
-    ("motion error", _at("code", "motion_error")), *QUALITY[:3], *QUALITY[4:7])
+    ("motion error", _at("code", "motion_error")), ("one step", _at("one_step")), *QUALITY[:3], *QUALITY[4:7])
 COLUMNS = {"methods": QUALITY, "exposure": QUALITY, "memory": (*QUALITY, *REVISIT), "autoencoder": CODE}
 BARS = {"methods": QUALITY[5:8], "exposure": QUALITY[5:8], "memory": REVISIT, "autoencoder": (CODE[1], *QUALITY[:2])}
 LEGEND = ("PSNR in dB at horizons 1, 16, 64; keys: balanced accuracy of reading them from the dream; spread, motion, "
@@ -59,7 +59,8 @@ LEGEND = ("PSNR in dB at horizons 1, 16, 64; keys: balanced accuracy of reading 
           "telling clips of 8 and 32 frames from the game (0.5 is perfect); revisit: PSNR against the game after a "
           "full turn, elsewhere: against its view half a turn away; decode: a frame, by the engine that judged; "
           "ceiling: PSNR of encoding and decoding; texture: gradient of that over the game's; motion error: what a "
-          "linear map cannot tell of the next latent (1: no more than to stay). docs/evaluation.md defines the rest.")
+          "linear map cannot tell of the next latent (1: no more than to stay); one step: what the world cannot, "
+          "behind real frames. docs/evaluation.md defines the rest.")
 
 
 def study(what: str, out: str, minutes: float, device: str | None = None, engine: str = "auto", frames: int = 1000,
@@ -85,7 +86,8 @@ def study(what: str, out: str, minutes: float, device: str | None = None, engine
                                                          "threads": threads})
             rows.append({"variant": variant.name, "steps": steps, "minutes": _minutes(run),
                          "world": str(run.folder / f"world-{steps}"),
-                         "figures": {**judged, "code": run.record["stages"]["autoencoder"]}})
+                         "figures": {**judged, "code": run.record["stages"]["autoencoder"],
+                                     "one_step": _one_step(run.record["stages"][variant.stage])}})
             say(f"{variant.name}, {steps} steps: PSNR {judged['psnr']}")
     report = {"study": what, "recipe": chosen.spec.name, "minutes": minutes, "hardware": base.record["hardware"],
               "frames": frames, "episodes": episodes, "rows": rows}
@@ -111,6 +113,11 @@ def _judged(variant: Variant, run: Run, base: Run, steps: int, how: dict[str, An
     figures["decode_ms"] = _decode_ms(world, how["engine"], how["threads"])
     _write(path, json.dumps({"how": how, "figures": figures}, indent=2) + "\n")
     return figures
+
+
+def _one_step(stage: dict[str, float]) -> float:
+    """Error of a latent behind real ones, over that of holding the last one still."""
+    return stage["one_step"] / stage["copy_last"]
 
 
 def _decode_ms(world: Path, engine: str, threads: int | None, frames: int = 64) -> float:

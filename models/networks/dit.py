@@ -165,7 +165,7 @@ class SequenceGeometry:
     """Rotations and masks of a clip, built once per clip and shared by all layers.
 
     cos, sin: (F, T, D/2); mask: (F * T, F * T) bool over the keys of all frames; stretches: rows and the range of keys
-    that any of them sees in any phase. With sinks, sink
+    that any of them sees in any phase, those of sinks apart. With sinks, sink
     frames' keys are seen by frame t at a turned-back time, which depends on t: those scores are
     computed apart, with `sink_cos`, `sink_sin`: (F, sinks in the clip, T, D/2). Where the plan has a linear branch,
     written: (1, 1, F * parts, block_tokens) bool and share: (1, 1, F * parts, F * parts) are what it reads.
@@ -189,11 +189,13 @@ class SequenceGeometry:
         phases = [seen, *(frame_mask(spec.memory, spec.plan, phase, frames, parts)
                           for phase in range(1, 1 + spec.memory.dilation) if not self.sinks)]
         reach = np.logical_or.reduce(phases)[block][:, block]
+        reach[:, : self.sinks * spec.tokens] = False
         self.stretches = []
         stretch = min(STRETCH_FRAMES, spec.memory.slots) * spec.tokens  # more rows than a row sees keys: mostly masked
         for row in range(0, len(reach), stretch):
             rows = slice(row, min(row + stretch, len(reach)))
-            self.stretches.append((rows, slice(int(reach[rows].any(axis=0).argmax()), rows.stop)))
+            keys = reach[rows].any(axis=0)  # none, where a plan shows these rows no more than the sinks
+            self.stretches.append((rows, slice(int(keys.argmax()) if keys.any() else rows.stop, rows.stop)))
         self.block_tokens, self.written, self.share = spec.block_tokens, None, None
         if spec.plan.linear:
             written = np.arange(parts * spec.block_tokens).reshape(parts, -1) < spec.tokens
@@ -239,12 +241,16 @@ def _attend_listed(geometry: SequenceGeometry, turned_q: Tensor, turned_k: Tenso
                                           geometry.mask[rows, keys]) for rows, keys in geometry.stretches],
                          dim=2).view(b, heads, f, t, d)
     n = geometry.sinks
-    scores = flat_q @ flat_k.transpose(-1, -2) * d**-0.5
+    # the keys of sink frames are turned for the frame that sees them, so their scores are computed apart
     sink_k = rotate(k[:, :, None, :n], geometry.sink_cos, geometry.sink_sin).to(v.dtype)
-    sink_scores = torch.einsum("bhftd,bhfnsd->bhftns", turned_q, sink_k) * d**-0.5
-    # a sink frame of the clip is column frame 0 .. n - 1; its scores replace the unclamped ones
-    scores = torch.cat([sink_scores.reshape(b, heads, f * t, n * t), scores[..., n * t :]], dim=-1)
-    return (scores.masked_fill(~geometry.mask, -torch.inf).softmax(-1) @ flat_v).view(b, heads, f, t, d)
+    sink_scores = torch.einsum("bhftd,bhfnsd->bhftns", turned_q, sink_k).reshape(b, heads, f * t, n * t)
+    parts = []
+    for rows, keys in geometry.stretches:
+        scores = torch.cat([sink_scores[:, :, rows], flat_q[:, :, rows] @ flat_k[:, :, keys].transpose(-1, -2)], dim=-1)
+        seen = torch.cat([geometry.mask[rows, : n * t], geometry.mask[rows, keys]], dim=-1)
+        weights = (scores * d**-0.5).masked_fill(~seen, -torch.inf).softmax(-1)
+        parts.append(weights @ torch.cat([flat_v[:, :, : n * t], flat_v[:, :, keys]], dim=2))
+    return torch.cat(parts, dim=2).view(b, heads, f, t, d)
 
 
 def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

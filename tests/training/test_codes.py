@@ -1,9 +1,12 @@
-"""A code that pans with its picture: shifted latents decode to shifted frames."""
+"""Codes that are easier to foretell: shifted latents decode to shifted frames; the next latent follows from the
+last."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from worlds import tiny_spec
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import AutoencoderSpec
 from dreamloop.models.networks.autoencoder import Autoencoder, to_pixels
+from dreamloop.models.training import run as run_module
 from dreamloop.models.training.autoencoder import AutoencoderTraining, shifted, train_autoencoder
 from dreamloop.models.training.data import Recording
 from dreamloop.models.training.recording import Episode, save_episode
@@ -25,16 +29,36 @@ SPEC = tiny_spec(frame_height=48, frame_width=64, autoencoder=AutoencoderSpec(6,
 
 @pytest.fixture()
 def views(tmp_path: Path) -> Recording:
-    """Frames of coarse blobs, each somewhere else."""
+    """A window that goes to and fro before coarse blobs, as the first key says."""
     rng = np.random.default_rng(0)
-    blobs = torch.from_numpy(rng.standard_normal((96, 3, 6, 8)))
-    wide = functional.interpolate(blobs, (SPEC.frame_height, SPEC.frame_width), mode="bicubic")
-    frames = (128 + 60 * wide).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    blobs = torch.from_numpy(rng.standard_normal((1, 3, 6, 60)))
+    wide = functional.interpolate(blobs, (SPEC.frame_height, 480), mode="bicubic")
+    wall = (128 + 60 * wide[0]).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    actions = np.zeros((96, SPEC.actions.size), np.float32)
+    actions[:, 0] = rng.random(96) < 0.5
+    place = 200 + np.cumsum(np.where(actions[:, 0] > 0, 5, -5))
+    frames = np.stack([wall[:, x : x + SPEC.frame_width] for x in place])
     (tmp_path / "recording" / "train").mkdir(parents=True)
     save_episode(tmp_path / "recording" / "train" / "0.safetensors", "none", Episode(
-        0, "random", frames, np.zeros((96, SPEC.actions.size), np.float32), np.zeros(frames.shape[:3], bool),
-        {"x": np.zeros(96, np.float32)}))
+        0, "random", frames, actions, np.zeros(frames.shape[:3], bool), {"x": np.zeros(96, np.float32)}))
     return Recording(tmp_path / "recording")
+
+
+@pytest.fixture(autouse=True)
+def steps_of_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage's clock that every step moves by as much, so that a slow machine takes as many steps as a fast one."""
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=itertools.count(0.0, 0.02).__next__))
+
+
+def taught(views: Recording, folder: Path, **settings: float) -> tuple[Autoencoder, dict[str, float]]:
+    """An autoencoder after 250 steps, and its figures."""
+    torch.set_num_threads(1)
+    run = Run(folder, "tiny", "cpu", resume=False, compiling=False)
+    how = AutoencoderTraining(learning_rate=3e-3, ema_decay=0.95, batch_frames=8, **settings)  # type: ignore[arg-type]
+    figures = train_autoencoder(run, SPEC, how, 5.0, views, views)
+    net = Autoencoder(SPEC)
+    net.load_state_dict(run.load("autoencoder")["average"])  # type: ignore[index]
+    return net, figures
 
 
 def test_pictures_of_any_scale_are_shifted_alike() -> None:
@@ -63,16 +87,14 @@ def off(net: Autoencoder, data: Recording) -> float:
 
 
 def test_a_code_learns_to_pan_with_its_picture(views: Recording, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    found = {}
-    for share in (0.0, 0.7):
-        run = Run(tmp_path / str(share), "tiny", "cpu", resume=False, compiling=False)
-        how = AutoencoderTraining(shift_share=share, learning_rate=3e-3, ema_decay=0.95, batch_frames=8)
-        train_autoencoder(run, SPEC, how, 8.0, views, views)
-        net = Autoencoder(SPEC)
-        net.load_state_dict(run.load("autoencoder")["average"])  # type: ignore[index]
-        found[share] = off(net, views)
+    found = {share: off(taught(views, tmp_path / str(share), shift_share=share)[0], views) for share in (0.0, 0.7)}
     assert found[0.7] < 0.8 * found[0.0], found
+
+
+def test_a_code_learns_to_be_foretold(views: Recording, tmp_path: Path) -> None:
+    found = {weight: taught(views, tmp_path / str(weight), foretold_weight=weight)[1]["motion_error"]
+             for weight in (0.0, 0.3)}
+    assert found[0.3] < 0.8 * found[0.0], found
 
 
 def test_frames_of_two_cells_have_nothing_left_within(views: Recording, tmp_path: Path) -> None:
