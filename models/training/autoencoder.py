@@ -10,8 +10,7 @@ the frame, so a plain loss forgets it; here the loss of a pixel is weighted by w
 What it keeps must also be foretold: the finer the texture in the code, the more it scrambles when
 the picture pans by a fraction of a cell. `motion_error` is measured beside the PSNR for that. A share of the batches
 may ask for a code that pans with its picture: latents are shifted by a part of a cell, as one shifts any picture
-(bilinear), and must decode to the frames shifted likewise; or the code is taught to be foretold: a small network
-foretells the next latent, and how far it is off is part of the loss, of the encoder's too.
+(bilinear), and must decode to the frames shifted likewise.
 
 Latents are normalised by running statistics, then noise of deviation U(0, latent_noise) is added
 before decoding, so that small errors of the dynamics decode to small errors of the picture.
@@ -34,7 +33,6 @@ from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder, to_frames, to_pixels
-from dreamloop.models.networks.foreteller import Foreteller
 from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.inherit import inherited
 from dreamloop.models.training.run import Average, Run, train_stage
@@ -49,8 +47,7 @@ class AutoencoderTraining:
     object_size: pixels, a thing of fewer weighs as much as one of so many (0: by its area); latent_noise:
     deviations; crop_share: of the batches are windows around things (`around_things`), of crop_cells latent cells
     a side and crops to a frame, instead of whole frames; shift_share: of the batches are decoded from shifted latents
-    (`shifted`); foretold_weight: of the squared error of the next latent as `Foreteller` has it, both latents in units
-    of the batch's deviation in a cell, so that nothing is won by a smaller code."""
+    (`shifted`)."""
 
     batch_frames: int = 16
     learning_rate: float = 1.5e-3
@@ -64,7 +61,6 @@ class AutoencoderTraining:
     crop_cells: int = 5
     crops: int = 4
     shift_share: float = 0.0
-    foretold_weight: float = 0.0
     ema_decay: float = 0.998
 
     def later(self, spent: float) -> AutoencoderTraining:
@@ -107,11 +103,10 @@ def fidelity(settings: AutoencoderTraining, decoded: Tensor, pixels: Tensor, bef
 
 
 def sample_batch(run: Run, spec: WorldSpec, data: Recording, rng: np.random.Generator,
-                 count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Frames and those before them (count, 3, h, w) in [-1, 1]; objects (count, h, w) float; the actions (count, A)
-    between the two."""
-    frames, actions, objects = data.sample_moments(rng, count)
-    return *batch_of(run, spec, frames[:, 2], frames[:, 1], objects), torch.from_numpy(actions[:, 1]).to(run.device)
+                 count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames and those before them (count, 3, h, w) in [-1, 1]; objects (count, h, w) float."""
+    frames, _, objects = data.sample_moments(rng, count)
+    return batch_of(run, spec, frames[:, 2], frames[:, 1], objects)
 
 
 def batch_of(run: Run, spec: WorldSpec, frames: np.ndarray, last: np.ndarray,
@@ -170,14 +165,12 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
     if begin is not None:
         net.load_state_dict(inherited(begin, spec, "autoencoder"))
     net = channels_last(net.to(run.device))
-    foreteller = Foreteller(spec).to(run.device) if settings.foretold_weight else None
-    learning = [*net.parameters(), *(foreteller.parameters() if foreteller else ())]
-    optimizer = torch.optim.AdamW(learning, lr=settings.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
     encoder, decoder = run.compiled(net.encoder), run.compiled(net.decoder)
 
     def step(rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
         torch.manual_seed(int(rng.integers(2**31)))
-        pixels, before, objects, action = sample_batch(run, spec, data, rng, settings.batch_frames)
+        pixels, before, objects = sample_batch(run, spec, data, rng, settings.batch_frames)
         whole = rng.random() >= settings.crop_share
         if not whole:
             pixels, before, objects = around_things(settings, cell, pixels, before, objects)
@@ -186,13 +179,6 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
         raw = raw.float()
         if whole:  # things are not all that the latents say
             _track(net, raw.detach())
-        more = {}
-        if foreteller is not None and whole:
-            with run.autocast():
-                past = encoder(before.contiguous(memory_format=torch.channels_last))
-            unit = raw.std(0).mean((1, 2))[:, None, None]  # of a cell: a pattern that always stands there says nothing
-            past, now = past.float() / unit, raw / unit
-            more["foretold"] = (foreteller(past, action) - now).square().mean()
         inner = slice(None)
         if rng.random() < settings.shift_share:
             pixels, before, marks, raw = shifted(cell, pixels, before, objects[:, None], raw)
@@ -203,15 +189,14 @@ def train_autoencoder(run: Run, spec: WorldSpec, settings: AutoencoderTraining, 
         made, pixels, before, objects = (x.float()[..., inner, inner] for x in (out, pixels, before, objects))
         error = made - pixels
         loss = (fidelity(settings.later(spent), made, pixels, before, objects)
-                + settings.gradient_weight * gradient_loss(error) + settings.foretold_weight * sum(more.values()))
+                + settings.gradient_weight * gradient_loss(error))
         loss.backward()
-        return {"loss": loss, "mse": error.square().mean(), **more}
+        return {"loss": loss, "mse": error.square().mean()}
 
     def report(average: Average) -> dict[str, float]:
         return measure(run, spec, average.values, held_out)
 
-    values = train_stage(run, "autoencoder", net, [optimizer], seconds, step, settings.ema_decay, report=report,
-                         companion=foreteller)
+    values = train_stage(run, "autoencoder", net, [optimizer], seconds, step, settings.ema_decay, report=report)
     return measure(run, spec, values, held_out)
 
 

@@ -101,7 +101,7 @@ class DecoderStudent:
         """Forward and backward of one batch, of decoder and judge; `spent` in [0, 1]. Figures to show."""
         s = self.settings
         torch.manual_seed(int(rng.integers(2**31)))
-        pixels, before, objects, _ = sample_batch(self.run, self.spec, self.data, rng, s.batch_frames)
+        pixels, before, objects = sample_batch(self.run, self.spec, self.data, rng, s.batch_frames)
         latents, shown = self._latents(pixels), [(pixels, before, objects)]
         if self.dreamed is not None:
             chosen = rng.integers(0, len(self.dreamed.latents), round(s.batch_frames * s.dream_share))

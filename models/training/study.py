@@ -116,7 +116,6 @@ def autoencoder(recipe: Recipe) -> list[Variant]:
              for n in (16, 32, 64)}
     codes |= {"cells-8": (small, settings), "shifted": (spec, replace(settings, shift_share=0.5)),
               "noisy": (spec, replace(settings, latent_noise=0.6)),
-              "foretold": (spec, replace(settings, foretold_weight=0.1)),
               "plain-loss": (spec, replace(settings, object_weight=0.0, change_weight=0.0, gradient_weight=0.0))}
     return [Variant(name, of, recipe.dynamics, own_share=0.5, code=code, code_share=0.5)
             for name, (of, code) in codes.items()]
