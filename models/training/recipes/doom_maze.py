@@ -4,8 +4,11 @@ What a turn reveals was not on the screen, so the next frame is not certain give
 regressor averages over rooms, and scoring, which makes the step a generator, is there for that (it is the
 one method that could be played in the study, docs/distillation.md). Its memory reaches further back than the
 arena's: besides the window, frames at every 8th. Texture is all there is to see, so the code has half as many
-channels again as the arena's; the networks are narrower, which on a CPU is half as many steps again in the
-same minutes, and half the size.
+channels again as the arena's; the networks are narrower: a world of 3.8 MB, where the arena has 6.9.
+
+No world of it ships yet. On one core, shared with other work, 22 minutes made a code of 27.7 dB, 27 of stage `dynamics`
+(1,757 steps) left 0.42 of what changes from frame to frame unforetold (0.51, 0.48, 0.45, 0.43, 0.42, five minutes
+apart); 15 of `scoring` later, rooms went to pieces of the right colours within twenty frames.
 """
 
 from __future__ import annotations

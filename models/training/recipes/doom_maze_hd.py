@@ -1,7 +1,7 @@
 """doom-maze-hd: the maze at 320x240, 20x15 latents of 16x16 pixels each.
 
-15 rows do not divide by two, so a token is one latent: 300 tokens a frame, and a pass costs fifteen times
-doom-maze's. The decoder keeps its widths: four times the pixels already cost four times its time.
+15 rows do not divide by two, so a token is one latent: 300 tokens a frame, fifteen times
+doom-maze's. The decoder has the arena's widths: four times the pixels already cost four times its time.
 Meant for a GPU; where there is none it can be rehearsed, not trained.
 """
 
@@ -18,7 +18,7 @@ DOOM_MAZE_HD = dataclasses.replace(
     DOOM_MAZE,
     spec=dataclasses.replace(
         DOOM_MAZE.spec, name="doom-maze-hd", game="doom-maze-hd", frame_height=240, frame_width=320,
-        autoencoder=dataclasses.replace(DOOM_MAZE.spec.autoencoder, latent_channels=32),
+        autoencoder=dataclasses.replace(DOOM_MAZE.spec.autoencoder, latent_channels=32, widths=(64, 96, 128)),
         dynamics=DynamicsSpec(width=256, layers=8, heads=4, mlp_width=768),
         memory=MemorySpec(window_frames=12, dilated_frames=4, dilation=8)),
     record_frames=200_000,

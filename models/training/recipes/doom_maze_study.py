@@ -20,7 +20,7 @@ DOOM_MAZE_STUDY = dataclasses.replace(
     DOOM_MAZE,
     spec=dataclasses.replace(
         DOOM_MAZE.spec, name="doom-maze-study", game="doom-maze-study", frame_height=60, frame_width=80,
-        autoencoder=dataclasses.replace(DOOM_MAZE.spec.autoencoder, latent_channels=32, widths=(48, 64, 96)),
+        autoencoder=dataclasses.replace(DOOM_MAZE.spec.autoencoder, latent_channels=32),
         dynamics=DynamicsSpec(width=192, layers=6, heads=4, mlp_width=576),
         memory=MemorySpec(window_frames=16)),
     record_frames=80_000,
