@@ -96,7 +96,6 @@ void read_numbers(Reader &reader, Spec &s) {
     s.starts = n.next("starts", 1, int64_t{1} << 30), s.plan_top_blocks = n.next("top_blocks", 0, 65536);
 
     require(s.width % s.heads == 0 && s.head_size() % 8 == 0, "heads must divide width into multiples of 8");
-    require(s.latent_height() % s.patch == 0 && s.latent_width() % s.patch == 0, "patch must divide the latent grid");
     require(s.plan_block_tokens <= s.tokens(), "block_tokens is above the tokens of a frame");
     require((s.dilated_frames == 0) == (s.dilation == 0) && s.dilation != 1, "dilated_frames and dilation do not fit");
     require(s.sink_frames == 0 || (s.max_age >= 1 && s.max_age <= 1000000), "max_age must be 1..1000000");

@@ -76,11 +76,12 @@ struct Spec {
 
     int64_t actions() const { return buttons + axes; }
     int64_t downsample() const { return int64_t{4} << (stages - 1); }
-    int64_t latent_height() const { return (frame_height + downsample() - 1) / downsample(); }
-    int64_t latent_width() const { return (frame_width + downsample() - 1) / downsample(); }
+    int64_t token_pixels() const { return downsample() * patch; } /* a side */
+    int64_t rows() const { return (frame_height + token_pixels() - 1) / token_pixels(); }
+    int64_t columns() const { return (frame_width + token_pixels() - 1) / token_pixels(); }
+    int64_t latent_height() const { return rows() * patch; }
+    int64_t latent_width() const { return columns() * patch; }
     int64_t latent_size() const { return latent_channels * latent_height() * latent_width(); }
-    int64_t rows() const { return latent_height() / patch; }
-    int64_t columns() const { return latent_width() / patch; }
     int64_t tokens() const { return rows() * columns(); }
     int64_t token_channels() const { return latent_channels * patch * patch; }
     int64_t head_size() const { return width / heads; }

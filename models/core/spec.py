@@ -259,9 +259,6 @@ class WorldSpec:
         for key in ("frame_height", "frame_width"):
             _require(8 <= getattr(self, key) <= 4096, f"{key}={getattr(self, key)} must be 8..4096")
         _require(0 < self.fps <= 1000, f"fps={self.fps} must be above 0, at most 1000")
-        patch = self.dynamics.patch
-        _require(self.latent_height % patch == 0 and self.latent_width % patch == 0,
-                 f"dynamics: patch={patch} must divide the latent grid {self.latent_height}x{self.latent_width}")
         _require(self.plan.block_tokens <= self.tokens,
                  f"plan: block_tokens={self.plan.block_tokens} is above the {self.tokens} tokens of a frame")
         ring = 4 * math.prod(self.ring_shape(1))
@@ -274,13 +271,18 @@ class WorldSpec:
                  "use a larger block_tokens")
 
     @property
+    def token_pixels(self) -> int:
+        """Pixels a side that one token stands for."""
+        return self.autoencoder.downsample * self.dynamics.patch
+
+    @property
     def padded_height(self) -> int:
-        """Frame height padded up to a multiple of the autoencoder's downsampling."""
-        return -(-self.frame_height // self.autoencoder.downsample) * self.autoencoder.downsample
+        """Frame height padded up to whole tokens."""
+        return -(-self.frame_height // self.token_pixels) * self.token_pixels
 
     @property
     def padded_width(self) -> int:
-        return -(-self.frame_width // self.autoencoder.downsample) * self.autoencoder.downsample
+        return -(-self.frame_width // self.token_pixels) * self.token_pixels
 
     @property
     def latent_height(self) -> int:

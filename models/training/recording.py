@@ -50,6 +50,7 @@ class Episode:
 def play_episode(game: Game, player: Player, seed: int, limit_frames: int | None = None) -> Episode:
     """Play one episode as `player` from `seed` to its end or to `limit_frames` frames."""
     policy = player.make(game.actions, np.random.default_rng(seed))
+    chance = np.random.default_rng([seed, 6])  # apart from the policy's, which plays the same game either way
     view = game.reset(seed)
     frames, actions = [view.frame], [np.zeros(game.actions.size, np.float32)]
     objects, variables = [view.objects], [view.variables]
@@ -60,6 +61,8 @@ def play_episode(game: Game, player: Player, seed: int, limit_frames: int | None
             if len(frames) < 2:
                 raise NoMoreEpisodes("the player has left") from None
             break
+        if player.meddle is not None:
+            player.meddle(game, chance)
         view = game.step(action)
         if view.done:
             break

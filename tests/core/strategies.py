@@ -67,9 +67,9 @@ def world_specs(draw: st.DrawFn) -> WorldSpec:
     falling = draw(st.lists(st.floats(0.01, 0.99), max_size=3, unique=True))
     return WorldSpec(
         name=draw(names), game=draw(names), fps=draw(st.floats(1, 120)),
-        # up to 3 pixels short of the padded size, never so many that the padding would change
-        frame_height=max(rows * unit - draw(st.integers(0, 3)), 8),
-        frame_width=max(columns * unit - draw(st.integers(0, 3)), 8),
+        # up to all but one pixel of a token short of the padded size
+        frame_height=max(rows * unit - draw(st.integers(0, unit - 1)), 8),
+        frame_width=max(columns * unit - draw(st.integers(0, unit - 1)), 8),
         actions=draw(action_specs()), autoencoder=autoencoder,
         dynamics=DynamicsSpec(
             width=heads * 8 * draw(st.integers(1, 3)), layers=draw(st.integers(1, 3)), heads=heads,

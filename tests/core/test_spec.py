@@ -79,8 +79,9 @@ def test_a_spec_survives_json(spec: WorldSpec) -> None:
 @given(world_specs())
 def test_sizes_agree_with_each_other(spec: WorldSpec) -> None:
     down, patch = spec.autoencoder.downsample, spec.dynamics.patch
-    assert 0 <= spec.padded_height - spec.frame_height < down and spec.padded_height % down == 0
-    assert 0 <= spec.padded_width - spec.frame_width < down and spec.padded_width % down == 0
+    side = down * patch
+    assert 0 <= spec.padded_height - spec.frame_height < side and spec.padded_height % side == 0
+    assert 0 <= spec.padded_width - spec.frame_width < side and spec.padded_width % side == 0
     channels, height, width = spec.latent_shape
     assert (height * down, width * down) == (spec.padded_height, spec.padded_width)
     assert spec.tokens * patch**2 == height * width
@@ -156,7 +157,7 @@ IMPOSSIBLE: list[tuple[str, Path, Any]] = [
     ("layers", ("dynamics", "layers"), 129), ("width", ("dynamics", "width"), 10**9),
     ("heads", ("dynamics", "heads"), 0), ("heads", ("dynamics", "heads"), 3),
     ("head size", ("dynamics", "heads"), 8), ("mlp_width", ("dynamics", "mlp_width"), 0),
-    ("patch", ("dynamics", "patch"), 0), ("patch", ("dynamics", "patch"), 8), ("sigmas", ("dynamics", "sigmas"), []),
+    ("patch", ("dynamics", "patch"), 0), ("patch", ("dynamics", "patch"), 9), ("sigmas", ("dynamics", "sigmas"), []),
     ("sigmas", ("dynamics", "sigmas"), [0.9]), ("sigmas", ("dynamics", "sigmas"), [1.0, 0.5, 0.5]),
     ("sigmas", ("dynamics", "sigmas"), [1.0, 0.0]), ("rope_base", ("dynamics", "rope_base"), 1.0),
     ("window_frames", ("memory", "window_frames"), 0), ("window_frames", ("memory", "window_frames"), 10**30),

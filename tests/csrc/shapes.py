@@ -11,8 +11,8 @@ WORLDS: dict[str, dict[str, Any]] = {
     "window_plan": {"plan": PlanSpec("window", window_frames=3, block_tokens=4)},
     "sinks_clamped_early": {"memory": MemorySpec(window_frames=2, sink_frames=3, max_age=5)},
     "dilated_without_sinks": {"memory": MemorySpec(window_frames=3, dilated_frames=3, dilation=4)},
-    "patch_of_two": {"frame_height": 60, "frame_width": 64, "plan": PlanSpec(block_tokens=3),
-                     "dynamics": DynamicsSpec(width=32, layers=2, heads=4, mlp_width=48, patch=2)},
+    "patch_of_two_padded": {"frame_height": 44, "frame_width": 70, "plan": PlanSpec(block_tokens=3),
+                            "dynamics": DynamicsSpec(width=32, layers=2, heads=4, mlp_width=48, patch=2)},
     "radial_plan": {"memory": MemorySpec(window_frames=13), "plan": PlanSpec("radial", 2, block_tokens=2)},
     "radial_plan_over_a_dilated_ring": {
         "memory": MemorySpec(window_frames=6, sink_frames=2, dilated_frames=3, dilation=4, max_age=20),

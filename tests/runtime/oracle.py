@@ -34,8 +34,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "window_only": {"memory": MemorySpec(window_frames=5), "plan": PlanSpec()},
     "dilated_without_sinks": {"memory": MemorySpec(window_frames=3, dilated_frames=3, dilation=4)},
     "sinks_clamped_early": {"memory": MemorySpec(window_frames=2, sink_frames=3, max_age=5)},
-    "patch_of_two": {"frame_height": 60, "frame_width": 64, "plan": PlanSpec(block_tokens=3),
-                     "dynamics": DynamicsSpec(width=32, layers=2, heads=4, mlp_width=48, patch=2)},
+    "patch_of_two_padded": {"frame_height": 44, "frame_width": 70, "plan": PlanSpec(block_tokens=3),
+                            "dynamics": DynamicsSpec(width=32, layers=2, heads=4, mlp_width=48, patch=2)},
     "two_noise_levels": {"dynamics": DynamicsSpec(width=32, layers=2, heads=2, mlp_width=48, sigmas=(1.0, 0.4))},
 }
 

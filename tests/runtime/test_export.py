@@ -22,7 +22,7 @@ from dreamloop.runtime import export_example, export_readme
 from dreamloop.runtime.engines import onnx_graph, open_engine
 
 CASES = [*((form, "sinks_dilated_window_and_block_tail") for form in onnx_graph.FORMS), ("sparse", "window_plan"),
-         ("portable", "two_noise_levels"), ("in_place", "patch_of_two"), ("in_place", "window_only")]
+         ("portable", "two_noise_levels"), ("in_place", "patch_of_two_padded"), ("in_place", "window_only")]
 
 
 def exported(tmp_path: Path, *options: str, overrides: dict[str, Any] | None = None, status: int = 0) -> Path:

@@ -123,3 +123,28 @@ def test_pong_obeys_its_keys_and_repeats_itself() -> None:
         other = play_episode(game, game.players[-1], 10, 60)
     np.testing.assert_array_equal(first.frames, again.frames)
     assert not np.array_equal(first.frames, other.frames)
+
+
+def test_a_lost_ball_is_served_again() -> None:
+    """The recordings that show a dream the way back: a ball that goes anywhere in the court comes again, after as many
+    frames as the console lets pass behind a point, or after exactly as many as the window has."""
+    pytest.importorskip("ale_py", reason="Atari: pip install 'dreamloop[games]'")
+    with open_game("pong") as game:
+        plain, meddled = game.players[-1], next(player for player in game.players if player.meddle is not None)
+        empty, went = {}, {}
+        for player in (plain, meddled):
+            episodes = [play_episode(game, player, seed, 1500) for seed in (0, 1)]
+            np.testing.assert_array_equal(episodes[0].frames, play_episode(game, player, 0, 1500).frames)
+            empty[player], went[player] = [], []
+            for variables in (episode.variables for episode in episodes):
+                edges = np.diff(variables["ball"])
+                for gone in np.flatnonzero(edges < 0):
+                    back = np.flatnonzero(edges[gone:] > 0)
+                    if len(back) and back[0] > 1:  # one frame: it is hidden at the wall
+                        empty[player].append(int(back[0]))
+                        went[player].append(variables["ball_x"][gone])
+    assert set(empty[plain]) == {31} and set(empty[meddled]) == {31, 36}
+    assert 0.05 < np.mean(np.array(empty[meddled]) == 36) < 0.5
+    # a point is made at the sides, within three frames' way; what is taken goes from anywhere
+    assert np.all([x < 20 or x > 140 for x in went[plain]])
+    assert np.mean([40 < x < 120 for x in went[meddled]]) > 0.3

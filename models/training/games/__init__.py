@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import numpy as np
@@ -48,11 +48,14 @@ Policy = Callable[[View], np.ndarray]
 
 @dataclass(frozen=True)
 class Player:
-    """Who plays: make(actions, rng) gives a policy for one episode, share is its part of the recorded frames."""
+    """Who plays: make(actions, rng) gives a policy for one episode, share is its part of the recorded frames.
+    meddle(game, rng), if there is one, changes the game itself before a step: a recording then shows the way back from
+    what a dream comes to and the game never does."""
 
     name: str
     share: float
     make: Callable[[ActionSpec, np.random.Generator], Policy]
+    meddle: Callable[[Any, np.random.Generator], None] | None = None
 
 
 class Game(Protocol):

@@ -23,6 +23,7 @@ EPISODE_FRAMES = 3000  # or when a side has 21 points
 SHRINK = 2
 COURT = slice(34, 194)  # rows of the console's picture between the walls
 BALL_X, BALL_Y, PLAYER_Y, ENEMY_Y, ENEMY_SCORE, PLAYER_SCORE = 49, 54, 51, 50, 13, 14  # addresses
+SERVE = 11  # address: of the console's pictures, how many are left until the ball comes; 63 when a point is made
 # from a byte of memory to the top left pixel, and the size of the thing, in the console's pixels
 BALL_OFFSET, BALL_SIZE = (-49, -14), (2, 4)
 PLAYER_X, ENEMY_X, PADDLE_SIZE = 140, 16, (4, 16)
@@ -49,6 +50,13 @@ def tracking(actions: ActionSpec, rng: np.random.Generator) -> Policy:
     return act
 
 
+def losing_balls(game: PongGame, rng: np.random.Generator) -> None:
+    """Takes the ball away wherever it is, once in 60 frames or so: the console serves another as after a point. And one
+    empty court in five stays so for 36 frames, not 31: then a window of 36 shows nothing else. A dream that has lost
+    its ball learns from both when there is one again."""
+    game.meddle(lost=rng.random() < 1 / 60, held=rng.random() < 0.2)
+
+
 class PongGame:
     """A `Game` and a `Finder` (see games/__init__.py) around one console."""
 
@@ -58,8 +66,9 @@ class PongGame:
     actions = ActionSpec((Button("up", ("ArrowUp", "KeyW"), ("button12",)),
                           Button("down", ("ArrowDown", "KeyS"), ("button13",))))
     players: tuple[Player, ...] = (
-        Player("random", 0.05, random_keys), Player("sticky", 0.3, held_keys), Player("tracking", 0.3, tracking),
-        Player("mixed", 0.35, switching(tracking, held_keys)))
+        Player("random", 0.05, random_keys), Player("sticky", 0.2, held_keys), Player("tracking", 0.15, tracking),
+        Player("losing", 0.4, switching(tracking, held_keys), losing_balls),
+        Player("mixed", 0.2, switching(tracking, held_keys)))
 
     def __init__(self) -> None:
         import ale_py
@@ -73,13 +82,13 @@ class PongGame:
         # its right is up, its left is down, and it serves by itself
         self._moves = {(0, 0): ale_py.Action.NOOP, (1, 0): ale_py.Action.RIGHT, (0, 1): ale_py.Action.LEFT,
                        (1, 1): ale_py.Action.NOOP}
-        self._shown = 0
+        self._shown, self._gone = 0, False
 
     def reset(self, seed: int) -> View:
         self._console.reset_game()
         for _ in range(int(np.random.default_rng([seed, 5]).integers(0, 60))):  # the seed is when play begins
             self._console.act(self._moves[0, 0])
-        self._shown = 0
+        self._shown, self._gone = 0, False
         return self._look()
 
     def step(self, action: np.ndarray) -> View:
@@ -87,6 +96,18 @@ class PongGame:
         for _ in range(STEP_PICTURES):
             self._console.act(move)
         return self._look()
+
+    def meddle(self, lost: bool, held: bool) -> None:
+        """lost: a ball that is there is so no longer; held: if it has just gone, the next one comes 5 frames late."""
+        memory = self._console.getRAM()
+        gone = memory[BALL_Y] == 0
+        if lost and not gone:
+            self._console.setRAM(BALL_Y, 0)
+            self._console.setRAM(SERVE, 64)
+            gone = True
+        if gone and not self._gone and held:
+            self._console.setRAM(SERVE, int(self._console.getRAM()[SERVE]) + 5 * STEP_PICTURES)
+        self._gone = gone
 
     def _look(self) -> View:
         self._shown += 1

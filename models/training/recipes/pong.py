@@ -59,5 +59,5 @@ PONG = Recipe(
                                       crop_share=0.75),
     dynamics=DynamicsTraining(batch_clips=5, object_weight=12.0, history_noise=0.3),
     distillation=(SelfRollout(clip_frames=72, learning_rate=5e-4, matrix_learning_rate=5e-3, parallel_share=0.15,
-                              rollouts=Rollouts(real_frames=24, shortest=12, grow=0.4, parted=2.0)),),
+                              rollouts=Rollouts(real_frames=24, shortest=12, grow=0.2, parted=2.0)),),
     polish=Polish(weight=0.0, batch_frames=16, dream_share=1.0, dreams=256, dream_frames=72, parted=2.0, kept=1.0))
