@@ -55,7 +55,8 @@ class BatchedSession:
         self.faults = np.zeros(seats, np.int64)
         with self._turn:  # each by itself, as a single session does it
             self._starts = [self.engine.encode(image[None])[0] for image in self.world.starts]
-            self.engine.step(self._state, self._no_keys())  # builds what the engine builds at its first frame
+            for _ in range(getattr(self.engine, "building_frames", 1)):  # nobody plays yet: let it build now
+                self.engine.step(self._state, self._no_keys())
             self.engine.decode(self._state.latent)
 
     @property

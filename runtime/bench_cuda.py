@@ -17,7 +17,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ SECTIONS = ("limits", "kernels", "sweep", "splits", "presets", "players", "laten
 class Run:
     """The report as it grows, on the disk after every row; and how much time is left."""
 
-    def __init__(self, folder: Path, machine: dict[str, Any], budget_s: float) -> None:
-        self.folder, self.budget_s, self._began = folder, budget_s, time.monotonic()
+    def __init__(self, folder: Path, machine: dict[str, Any], budget_s: float,
+                 sections: Sequence[str] = SECTIONS) -> None:
+        self.folder, self.budget_s, self.sections, self._began = folder, budget_s, sections, time.monotonic()
         self.report: dict[str, Any] = {**machine, "unavailable": {}, "seconds": {}}
 
     def left(self) -> float:
@@ -62,7 +63,10 @@ class Run:
         self.save()
 
     def section(self, name: str, work: Callable[[], Any], always: bool = False) -> None:
-        """Run a section; what it returns is its figures, if it returns any. always: also when no time is left."""
+        """Run a section, if it is asked for; what it returns is its figures, if it returns any. always: also when it is
+        not, and when no time is left."""
+        if name not in self.sections and not always:
+            return
         began = time.monotonic()
         if self.left() <= 0 and not always:
             self.report["unavailable"][name] = f"not begun: the budget of {self.budget_s:.0f} s was spent"
@@ -72,7 +76,7 @@ class Run:
                 if found is not None:
                     self.report[name] = found
             except Exception as error:  # whatever a section dies of, the others are worth having
-                self.report["unavailable"][name] = on_steps.one_line(error)
+                self.report["unavailable"][name] = on_kernels.one_line(error)
         self.report["seconds"][name] = round(time.monotonic() - began, 1)
         self.save()
 
@@ -91,10 +95,12 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, budget_s: float = BUDGET_S,
-               frames: int | None = None, presets: str | None = None) -> dict[str, Any]:
-    """The report, which lies in `out`/report.json too, with plots beside it. presets: one preset alone, or all.
+               frames: int | None = None, presets: str | None = None,
+               sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
+    """The report, which lies in `out`/report.json too, with plots beside it. presets: one preset alone, or all;
+    sections: the ones to run, of `SECTIONS`: a fault of the device ends a process, and the rest can be had in another.
 
-    Raises `DreamloopError` without CUDA, for an unknown preset, and where `out` cannot be written.
+    Raises `DreamloopError` without CUDA, for an unknown preset or section, and where `out` cannot be written.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise DreamloopError(f"bench --device cuda: torch {torch.__version__} finds no NVIDIA GPU with CUDA here")
@@ -102,9 +108,11 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
         raise DreamloopError(f"bench --device cuda: {reason}")
     if presets is not None and presets not in PRESETS:
         raise DreamloopError(f"no preset {presets[:100]!r} for a GPU; known: {', '.join(PRESETS)}")
+    if unknown := [name for name in sections if name not in SECTIONS]:
+        raise DreamloopError(f"no section {unknown[0][:100]!r}; known: {', '.join(SECTIONS)}")
     place, count = torch.device(device), frames or (5 if toy else FRAMES)
     folder = Path(out)
-    run = Run(folder, machine(place), budget_s)
+    run = Run(folder, machine(place), budget_s, sections)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         run.save()
@@ -121,17 +129,13 @@ def bench_cuda(world: World, out: str, device: str = "cuda", toy: bool = False, 
 def _measure(run: Run, world: World, device: str, count: int, presets: str | None) -> None:
     place, toy = torch.device(device), run.report["toy"]
     run.section("limits", lambda: on_kernels.limits(place, toy))
-    run.section("kernels", lambda: on_kernels.verify(world.spec, place) | on_kernels.verify_policies(world.spec, place))
+    run.section("kernels", lambda: _kernels(run, world, place))
     limits = run.report.get("limits", {})
     history = cache(lambda: oracle_steps(world))
-    sound = all(row["passed"] for row in run.report.get("kernels", {"none": {"passed": False}}).values())
-    if presets is None:
-        if sound:
-            run.section("sweep", lambda: _sweep(run, place, toy))
-            if not toy:
-                run.section("splits", lambda: on_kernels.split_rows(place, torch.bfloat16))
-        else:
-            run.report["unavailable"]["sweep"] = "a kernel errs: see `kernels`"
+    if presets is None:  # what of it errs is not timed, row by row
+        run.section("sweep", lambda: _sweep(run, place, toy))
+        if not toy:
+            run.section("splits", lambda: on_kernels.split_rows(place, torch.bfloat16))
     run.section("presets", lambda: _presets(run, place, toy, limits, presets))
     if presets is None:
         run.section("players", lambda: on_steps.players(world, device, count, toy, history(), run.left,
@@ -139,6 +143,12 @@ def _measure(run: Run, world: World, device: str, count: int, presets: str | Non
         run.section("latency_ms", lambda: on_steps.latency(world, device, count, toy, history()))
         run.section("steps", lambda: on_steps.steps(world, device, count, toy, limits, history(), run.left,
                                                     lambda name, row: run.put("steps", name, row)))
+
+
+def _kernels(run: Run, world: World, device: torch.device) -> None:
+    for verify in (on_kernels.verify, on_kernels.verify_policies):
+        for name, row in verify(world.spec, device).items():
+            run.put("kernels", name, row)
 
 
 def _sweep(run: Run, device: torch.device, toy: bool) -> None:
@@ -157,7 +167,7 @@ def _presets(run: Run, device: torch.device, toy: bool, limits: dict[str, float]
             on_steps.forget_others(device)
             run.put("presets", name, on_steps.preset_row(preset, device, precision, limits))
         except Exception as error:  # one that does not fit leaves the others as they are
-            run.put("presets", name, {"unavailable": on_steps.one_line(error)})
+            run.put("presets", name, {"unavailable": on_kernels.one_line(error)})
 
 
 def _preset_rows(toy: bool, only: str | None) -> Iterator[tuple[str, Any, str]]:

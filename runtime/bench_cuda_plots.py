@@ -10,7 +10,7 @@ COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "pea
                        "share_of_copy_limit", "peak_gib"),
            "players": ("step_ms", "frames_per_s", "times_single", "error_vs_oracle"),
            "splits": ("chosen", "1_ms", "2_ms", "4_ms", "8_ms", "16_ms"),
-           "kernels": ("error", "bound", "passed")}
+           "kernels": ("error", "bound", "passed", "failed")}
 WIDTH = 180  # of the tables, where the terminal is narrower or there is none
 SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "cuda_ms", "sparse_ms", "speedup", "wanted", "int8_ms",
          "float8_ms", "sparse_error", "int8_error", "float8_error", "flex_error", "cuda_error")

@@ -23,6 +23,7 @@ from dreamloop.runtime.bench_worlds import ACTIONS
 from dreamloop.runtime.engines.triton_linear import LARGEST, NARROW
 from dreamloop.runtime.engines.triton_network import Network, Text
 from dreamloop.runtime.gpu import kernels_for
+from dreamloop.runtime.gpu.graph import capture
 
 DECODER_WIDTHS = (256, 128, 64, 64)
 START_FRAME = 1000  # by then every memory here is full
@@ -170,10 +171,13 @@ class PresetFrame:
 
     def captured(self) -> Tensor:
         """What `step` gives, which has run before, by a captured graph: a new one, replayed once."""
-        graph = torch.cuda.CUDAGraph()
+        made = torch.empty(0)
+
+        def step() -> None:
+            nonlocal made
+            made = self.step()
         with torch.inference_mode():  # replaying too: torch may write to what it made for the graph in this mode
-            with torch.cuda.graph(graph):
-                made = self.step()
+            graph = capture(step)
             made.fill_(torch.nan)  # so that what the graph does not write is seen
             graph.replay()
             torch.cuda.synchronize(self.device)  # before the graph is gone

@@ -18,7 +18,7 @@ import torch
 
 from dreamloop.models.core.world import World
 from dreamloop.runtime.bench import BOUNDS, OracleStep, actions_of, largest_error
-from dreamloop.runtime.bench_cuda_kernels import timed_ms
+from dreamloop.runtime.bench_cuda_kernels import one_line, timed_ms
 from dreamloop.runtime.bench_cuda_presets import Preset, PresetFrame, flop
 from dreamloop.runtime.bench_limits import least_seconds
 from dreamloop.runtime.engines.base import Engine
@@ -127,12 +127,14 @@ def steps(world: World, device: str, frames: int, toy: bool, limits: dict[str, f
 def players(world: World, device: str, frames: int, toy: bool, history: list[OracleStep], left: Left, put: Put) -> None:
     """Frames a second of all players together, B in one step; each B is verified first, with players at different
     times."""
+    forget_others(torch.device(device))
     engine = opened("triton", "bf16", world, device, toy)
     single = 0.0
     for count in PLAYERS[: 3 if toy else None]:
         if left() <= 0:
             put(str(count), {"unavailable": "no time was left"})
             continue
+        forget_others(torch.device(device))
         try:
             error = verified(engine, "bf16", history, count)
         except RuntimeError as reason:
@@ -211,9 +213,3 @@ def same_network(found: torch.Tensor, expected: torch.Tensor, latent: torch.Tens
         raise RuntimeError(f"the captured network differs from the eager one by {error:.3g} of what it changes, "
                            f"above the bound {PRESET_BOUND}")
     return error
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, its kind first where it is none of ours."""
-    said = (str(error).strip().splitlines() or [""])[0][:300]
-    return said if said and not isinstance(error, KeyError) else f"{type(error).__name__}: {said}"

@@ -121,6 +121,11 @@ class Session:
             latent = self.engine.encode(image[None])
         if self._state is None:
             self._state = self.engine.new_state(1)
+            if builds := getattr(self.engine, "building_frames", 0):  # nobody plays yet: let it build now
+                with self._turn:
+                    for _ in range(builds):
+                        self.engine.step(self._state, np.zeros((1, self.world.spec.actions.size), np.float32))
+                self._state.ring[...] = 0
             self._slots = SharedSlots(self.world.spec, self._state.ring)
         empty = (None,) * self.world.spec.memory.slots
         self._put(Moment(0, seed, latent[0], _read_only(image), empty))

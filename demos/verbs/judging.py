@@ -23,12 +23,12 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.world import load_world
     if args.device == "cuda" or args.toy:
         try:
-            from dreamloop.runtime.bench_cuda import bench_cuda
+            from dreamloop.runtime.bench_cuda import SECTIONS, bench_cuda
         except ImportError as error:
             raise EngineError(f"bench --device cuda needs torch ({error}); pip install 'dreamloop[gpu]'") from error
         from dreamloop.runtime.bench_cuda_plots import show
         report = bench_cuda(load_world(args.world), args.out, args.device, args.toy, 60 * args.minutes, args.frames,
-                            args.preset)
+                            args.preset, args.sections.split(",") if args.sections else SECTIONS)
         show(report)
         print(f"wrote {args.out}/report.json and its plots")
         return report
@@ -60,6 +60,8 @@ def add_bench(verb: AddVerb) -> None:
                        help="with --device cuda: folder of report.json and plots (default: bench-cuda)")
     bench.add_argument("--minutes", type=minutes, default=8.0, metavar="M",
                        help="with --device cuda: begin nothing after so many (default: 8)")
+    bench.add_argument("--sections", metavar="A,B", help="with --device cuda: only these of limits, kernels, sweep, "
+                       "splits, presets, players, latency_ms, steps (default: all)")
     bench.add_argument("--toy", action="store_true",
                        help="the sections of --device cuda at toy size, on a CPU too: a rehearsal, no figures")
     bench.add_argument("--sparse", action="store_true",

@@ -62,7 +62,8 @@ class Engine(Protocol):
     def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         """Make the next frame of every player, in place: one network evaluation per frame and
         noise level. actions: (B, A) float32, as `ActionSpec.vector` returns them; view_frames: for
-        `pass_inputs`, an approximation that reads less of the past."""
+        `pass_inputs`, an approximation that reads less of the past. An engine whose first frames with a state take
+        longer, for it builds something, says how many in `building_frames`."""
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """(B, C, latent height, latent width) float32 -> (B, H, W, 3) uint8, freshly made. An engine that

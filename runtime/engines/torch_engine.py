@@ -6,6 +6,8 @@ the frame's own slot of the ring first, then every query reads what the plan lis
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,19 @@ class TorchEngine:
         ring = torch.zeros(self.world.spec.ring_shape(batch), dtype=self.dtype, device=self.device)
         return empty_state(self.world.spec, ring, batch)
 
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """On a GPU: kernels are launched on the engine's own, and convolutions in fp32 are not rounded to ten bits, as
+        torch would have them."""
+        if self.device.type != "cuda":
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        with torch.cuda.device(self.device), cudnn.flags(
+                enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic,
+                allow_tf32=self.dtype != torch.float32):
+            yield
+
     @torch.inference_mode()
     def step(self, state: State, actions: np.ndarray, view_frames: int | None = None) -> None:
         spec = self.world.spec
@@ -68,11 +83,13 @@ class TorchEngine:
 
     @torch.inference_mode()
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        return to_frames(self.world.spec, self.autoencoder.decode(self._tensor(latents))).cpu().numpy()
+        with self.placed():
+            return to_frames(self.world.spec, self.autoencoder.decode(self._tensor(latents))).cpu().numpy()
 
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        return self.autoencoder.encode(torch.from_numpy(frames).to(self.device)).float().cpu().numpy()
+        with self.placed():
+            return self.autoencoder.encode(torch.from_numpy(frames).to(self.device)).float().cpu().numpy()
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name, "precision": self.precision, "torch": torch.__version__,

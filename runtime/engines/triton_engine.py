@@ -27,7 +27,7 @@ from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import to_frames
 from dreamloop.runtime.engines.base import State
 from dreamloop.runtime.engines.torch_engine import TorchEngine
-from dreamloop.runtime.engines.triton_frame import Buffers, Graphs
+from dreamloop.runtime.engines.triton_frame import OUTPUTS, Buffers, Graphs
 from dreamloop.runtime.engines.triton_linear import FRAMES, Watch, rollouts
 from dreamloop.runtime.engines.triton_network import Network
 from dreamloop.runtime.gpu import kernels_for, why_plain
@@ -69,6 +69,7 @@ class TritonEngine(TorchEngine):
         self._normal = import_module(f"dreamloop.runtime.gpu.{fused_noise}").normal
         self._buffers: dict[int, Buffers] = {}
         self._graphs = Graphs()
+        self.building_frames = 1 + OUTPUTS if self.device.type == "cuda" else 1
         self._marks: list[Any] = []  # events between the stages of a frame, where somebody measures
         self._marked = False  # whether they are those of the last frame
         weights = {name: value.detach() for name, value in self.dynamics.state_dict().items()}
@@ -108,7 +109,8 @@ class TritonEngine(TorchEngine):
         host["view"][:] = EVER if view_frames is None else view_frames
         host["latent"][:], host["action"][:] = state.latent, actions
         output = buffers.next_output()
-        with torch.cuda.nvtx.range(f"dreamloop frame {state.frame[0] + 1}") if self._marks else nullcontext():
+        named = torch.cuda.nvtx.range(f"dreamloop frame {state.frame[0] + 1}") if self._marks else nullcontext()
+        with self.placed(), named:
             buffers.inputs.upload()
             make(buffers, output, state.ring)
             buffers.outputs[output].download()

@@ -11,6 +11,7 @@ ring that is gone takes its graphs with it.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dreamloop.models.core.spec import WorldSpec
+from dreamloop.runtime.gpu.graph import capture
 
 ALIGNMENT = 256  # bytes
 OUTPUTS = 2
@@ -88,6 +90,7 @@ class Graphs:
     theirs outlives a frame."""
 
     def __init__(self) -> None:
+        self.refused = ""  # why capturing has failed, in one line
         self._kept: dict[tuple[int, int], tuple[Any, Any]] = {}
         self._seen: dict[int, Any] = {}
 
@@ -99,19 +102,22 @@ class Graphs:
         if known is not None and known[0]() is ring:
             known[1].replay()
             return
-        # before every capture, in the thread that captures: compiling a kernel or opening a library would spoil it
-        frame()
+        frame()  # also before every capture, in the thread that captures
         seen = self._seen.get(ring.data_ptr())
         if seen is None or seen() is not ring:
             self._forget()
             self._seen[ring.data_ptr()] = weakref.ref(ring)
             return
-        graph = torch.cuda.CUDAGraph()
+        if self.refused:
+            return
         # torch refuses memory whose graphs are all gone, so it is that of a graph that is still here, or fresh
         alive = next((other for _, other in self._kept.values()), None)
-        with torch.cuda.graph(graph, pool=None if alive is None else alive.pool()):
-            frame()
-        self._kept[key] = weakref.ref(ring), graph
+        try:
+            self._kept[key] = weakref.ref(ring), capture(frame, None if alive is None else alive.pool())
+        except RuntimeError as error:  # the frame is made: whoever plays goes on, slower
+            self.refused = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            warnings.warn(f"frames cannot be captured and are launched kernel by kernel from now on: {self.refused}",
+                          RuntimeWarning, stacklevel=2)
 
     def _forget(self) -> None:
         """Drop the graphs of rings that are gone, and the oldest beyond the limit."""

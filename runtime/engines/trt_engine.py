@@ -178,9 +178,8 @@ class Execution:
             if self._graph is not None:
                 self._graph.replay()
             elif self._warm and not self._own_graphs:
-                self._graph = self._torch.cuda.CUDAGraph()
-                with self._torch.cuda.graph(self._graph, stream=self._stream):
-                    self._enqueue()
+                from dreamloop.runtime.gpu.graph import capture
+                self._graph = capture(self._enqueue, stream=self._stream)
                 self._graph.replay()
             else:
                 self._enqueue()

@@ -5,7 +5,7 @@ Angles are float64 there and here, and rounded once to float32. They are made on
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from dreamloop.models.core.spec import WorldSpec
 from dreamloop.runtime.gpu.sizes import Turns
 
 
-@lru_cache(maxsize=16)
+@cache  # for good: captured graphs hold the addresses
 def _constants(spec: WorldSpec, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Angle of one frame of time (D/2), angles of space (T, D/2), sink frames (sinks); float64."""
     with torch.inference_mode(False):

@@ -165,6 +165,30 @@ def test_a_kernel_that_errs_does_not_pass(tmp_path: Path) -> None:
     assert [name for name, row in rows.items() if not row["passed"]] == ["gate_residual"]
 
 
+def test_a_kernel_that_cannot_run_leaves_the_others_their_rows(tmp_path: Path) -> None:
+    world = tiny_world(tmp_path)
+
+    class Lacking:
+        """The plain kernels, two of which do not compile."""
+
+        def __getattr__(self, name: str) -> object:
+            def fail(*given: object) -> None:
+                raise ValueError("no such tile\nand a long story")
+            return fail if name in ("gate_residual", "qkv_write") else getattr(plain, name)
+    rows = on_kernels.verify(world.spec, CPU, Lacking(), torch.float32)  # type: ignore[arg-type]
+    assert {name: row["failed"] for name, row in rows.items() if not row["passed"]} == {
+        "gate_residual": "no such tile", "qkv_write": "no such tile"}
+    assert rows["ring"]["passed"] and rows["sparse_attention"]["error"] <= rows["sparse_attention"]["bound"]
+
+
+def test_sections_that_are_not_asked_for_are_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = tiny_world(tmp_path / "world")
+    report = whole.bench_cuda(world, str(tmp_path / "out"), "cpu", toy=True, sections=("limits", "kernels"))
+    assert report["limits"] and report["kernels"] and not {"sweep", "presets", "steps"} & set(report)
+    assert main(["bench", "--toy", "--sections", "limits,colours", "--out", str(tmp_path / "other")]) == 2
+    assert "no section 'colours'; known: limits, kernels, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", [1.1, torch.nan])
 def test_an_attention_that_errs_is_not_timed(wrong: float) -> None:
     exact = torch.ones(1, 3, 2, 4)

@@ -9,8 +9,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +31,7 @@ from dreamloop.models.networks.dit import Dynamics
 from dreamloop.runtime import Session
 from dreamloop.runtime.batch import BatchedSession
 from dreamloop.runtime.bench import BOUNDS, largest_error, oracle_steps
-from dreamloop.runtime.engines import AUTO_ORDER, engine_status, open_engine
+from dreamloop.runtime.engines import AUTO_ORDER, engine_status, open_engine, triton_frame
 from dreamloop.runtime.engines.triton_engine import TritonEngine
 from dreamloop.runtime.engines.triton_frame import OUTPUTS, Graphs
 from dreamloop.runtime.engines.triton_linear import LARGEST, NARROW, NarrowLinear
@@ -260,15 +260,15 @@ def test_a_frame_runs_before_it_is_captured_and_graphs_share_memory_with_living_
         def replay(self) -> None:
             said.append("replay")
 
-    @contextmanager
-    def capture(graph: Graph, pool: object) -> Iterator[None]:
+    def capture(work: Callable[[], object], pool: object) -> Graph:
         pools.append(pool)
+        graph = Graph()
         graph.handle = object() if pool is None else pool
         said.append("capture")
-        yield
+        work()
         said.append("captured")
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
+        return graph
+    monkeypatch.setattr(triton_frame, "capture", capture)
     graphs = Graphs()
 
     def play(frames: int) -> list[str]:
@@ -282,6 +282,30 @@ def test_a_frame_runs_before_it_is_captured_and_graphs_share_memory_with_living_
     assert pools[0] is None and pools[1] is not None
     assert play(3) == ["frame", *once, *once]  # another ring, and the first one is gone
     assert pools[2] is None and pools[3] not in (None, pools[1])
+
+
+def test_frames_that_cannot_be_captured_are_made_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def capture(work: Callable[[], object], pool: object) -> None:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nand a long story")
+    monkeypatch.setattr(triton_frame, "capture", capture)
+    graphs, ring, made = Graphs(), torch.zeros(3), []
+    with pytest.warns(RuntimeWarning, match="previous error during capture$"):
+        for frame in range(6):
+            graphs.run(ring, frame % OUTPUTS, partial(made.append, frame))
+    assert made == list(range(6)) and graphs.refused.startswith("CUDA error")
+
+
+def test_what_an_engine_builds_in_its_first_frames_is_built_before_anybody_plays(tmp_path: Path) -> None:
+    engine, plain = engine_of(tmp_path), engine_of(tmp_path)
+    engine.building_frames, made = 3, []  # as on a GPU
+    step = engine.step
+    engine.step = lambda *given, **more: (made.append(1), step(*given, **more))[1]  # type: ignore[method-assign]
+    with (Session(engine.world, engine=engine, seed=5) as session, Session(plain.world, engine=plain, seed=5) as usual):
+        assert len(made) == 3 and session.index == 0 and not session.ring.any()
+        assert np.array_equal(session.step({"attack"}).pixels, usual.step({"attack"}).pixels)
+    made.clear()
+    with BatchedSession(engine.world, seats=2, engine=engine):
+        assert len(made) == 3
 
 
 def test_a_session_goes_back_and_a_copy_goes_its_own_way(tmp_path: Path) -> None:
