@@ -74,3 +74,10 @@ def test_the_corridor_can_begin_from_the_arena_that_ships() -> None:
     chosen = recipe("doom-corridor")
     for part in PARTS:
         assert inherited(load_world(chosen.begin_from), chosen.spec, part)
+
+
+@pytest.mark.parametrize("name", ["doom-arena", "doom-corridor", "pong"])
+def test_a_world_that_ships_can_be_trained_on(name: str) -> None:
+    from dreamloop.models import load_world
+    for part in PARTS:
+        assert inherited(load_world(name), recipe(name).spec, part)
