@@ -25,8 +25,25 @@ off: a third of the dreamed frames taught anything. `thing=0.8` waits for a ball
 61 more minutes with it, then 31 with `grace=8`, real_frames 36, gave at 64 frames a ball present in 0.895, then 0.887
 of the frames (0.855 before), within 4 pixels in as many (0.839), the enemy in all (0.93 near), but the player near in
 0.875, then 0.812 (0.930). And in play, 400 frames from each start, the ball was there in 9 to 65% of them, 49 to 67%
-before: once the court stays empty for longer than in any recording, nothing brings a ball. So that is not what ships;
-clips whose court has been empty for too long are what to try next.
+before: once the court stays empty for longer than in any recording, nothing brings a ball. So that is not what ships.
+
+Recordings now hold games whose ball is taken away in mid-court (`losing` in games/pong.py); the world that ships has
+not seen them. After 38 more minutes with them (one core, 1,134 steps, from that world) a ball was there at 64 frames
+in 0.872 of 375 frames of 48 episodes, 0.864 before, and the court was still empty for up to 55 frames.
+
+What loses most balls is the player's paddle, for one that is four pixels off misses. The console reads it at every
+second picture, and play begins at any (`PongGame.reset`), so half of the episodes answer a key a picture later than
+the others, which no picture shows: where keys have just changed, a small network that is given the exact heights and
+keys of the last eight frames is 1.41 of the console's pixels off in the next height (root of the mean square) over
+all episodes, 0.56 where all begin at an even picture, and a world behind real frames 1.5. Tried: all episodes begun
+so, history_noise 0.05, parallel_share 0.3, 18 + 22 minutes of dynamics, 42 of rollouts, 7 of the decoder, all of one
+core. On that game the player was near in 1.0 of the frames at 16 and 0.906 at 64 (0.66 and 0.66 by the world that
+ships, which has learnt a mean of both), the enemy in 1.0 at 64 (0.95), a ball present in 0.869 (0.795), 44.9 dB at 16
+(40.3), motion at 1,000 frames 1.16 (1.47). But the player's own paddle was gone for a tenth to six tenths of 400
+frames in three of eight plays, where it always stays in the world that ships, and nine minutes of rollouts with
+history_noise 0.3 made both paddles blink: with so little noise nothing taught a dream to mend a paddle that fades.
+Not kept, nor is that beginning, for the card's figures are of the other; both, with noise enough from the start, are
+what to try next.
 
 The world that ships came here in two steps: 111 minutes with a window of six and rollouts that were all pulled, then
 `--begin` from that with `--only self_rollout,decoder` and what stands below.
@@ -59,5 +76,5 @@ PONG = Recipe(
                                       crop_share=0.75),
     dynamics=DynamicsTraining(batch_clips=5, object_weight=12.0, history_noise=0.3),
     distillation=(SelfRollout(clip_frames=72, learning_rate=5e-4, matrix_learning_rate=5e-3, parallel_share=0.15,
-                              rollouts=Rollouts(real_frames=24, shortest=12, grow=0.2, parted=2.0)),),
+                              rollouts=Rollouts(real_frames=24, shortest=12, grow=0.4, parted=2.0)),),
     polish=Polish(weight=0.0, batch_frames=16, dream_share=1.0, dreams=256, dream_frames=72, parted=2.0, kept=1.0))
