@@ -1,8 +1,7 @@
 """doom-maze-hd: the maze at 320x240, 20x15 latents of 16x16 pixels each.
 
-15 rows do not divide by two, so a token is one latent: 300 tokens a frame, fifteen times
-doom-maze's. The decoder has the arena's widths: four times the pixels already cost four times its time.
-Meant for a GPU; where there is none it can be rehearsed, not trained.
+A token is one latent: 300 tokens a frame, fifteen times doom-maze's. The decoder has the arena's widths: four times the
+pixels already cost four times its time. Meant for a GPU; where there is none it can be rehearsed, not trained.
 """
 
 from __future__ import annotations
