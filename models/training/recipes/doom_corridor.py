@@ -13,8 +13,8 @@ that can still be seen from 0.26 to 0.31 of all, most of them far and small.
 
 The third step has little noise on previous latents, 0.15 at most, where the others had 0.5; a tenth of its clips is
 spoilt for good (`foreign_share`), none of theirs was; and its rates are two thirds of theirs. At play nothing is
-noisy and the network is told so, but half of the noisy frames of training were told the same: so it took every frame
-for a noisy one and drew its details anew. Walls lost their bricks at the first dreamed frame, behind sixteen real
+noisy and the network is told so, but half of the noisy frames of training were told the same: it seems to have
+taken every frame for a noisy one, and to have drawn its details anew. Walls lost their bricks at the first dreamed frame, behind sixteen real
 ones and while nothing moved; now a view that stands still keeps them for half a second. Keys read from the dream went
 from 0.679 to 0.700 (the game's 0.799), the clip discriminator from 0.98 to 0.90, a turn of 35 frames from 56 degrees
 off to 43, flashes without a shot from 0.20 to 0.16; shots that flash stayed at 0.95, motion at 1,000 frames fell from
