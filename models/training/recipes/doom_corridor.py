@@ -2,30 +2,31 @@
 enemies grow and pass by, and what a turn or a step reveals is less certain than in the arena.
 
 It begins from the arena's weights: status bar, pistol, flash, brick and monsters are the same, and so is how a turn
-pans them, so its minutes go into walking. That fixes its sizes to the arena's. From nothing, in an hour of two cores,
-the same networks with 24 latent channels left walls of mist: gradient 0.63, and 55% of its shots flashed.
+pans them, so its minutes go into walking. That fixes its sizes to the arena's. From nothing, in an hour of two
+cores, the same networks with 24 latent channels left walls of mist: gradient 0.63, and 55% of its shots flashed.
 
 The world that ships was made on one core, in three steps: 110 minutes from the arena (autoencoder 17, dynamics 18,
 scoring 59, decoder 9, judges 7); 110 from that with no stage `dynamics`, for regression undoes what `scoring` has
 taught (spread of its latents 0.34, after scoring 0.87): autoencoder 22, scoring 80, decoder 8; then 29 of `scoring`
-alone, with what stands below. In the second step the autoencoder learnt from windows around enemies, which took those
-that can still be seen from 0.26 to 0.31 of all, most of them far and small.
+alone, with what stands below. In the second step the autoencoder learnt from windows around enemies, which took
+those that can still be seen from 0.26 to 0.31 of all, most of them far and small.
 
 The third step has little noise on previous latents, 0.15 at most, where the others had 0.5; a tenth of its clips is
 spoilt for good (`foreign_share`), none of theirs was; and its rates are two thirds of theirs. At play nothing is
 noisy and the network is told so, but half of the noisy frames of training were told the same: it seems to have
-taken every frame for a noisy one, and to have drawn its details anew. Walls lost their bricks at the first dreamed frame, behind sixteen real
-ones and while nothing moved; now a view that stands still keeps them for half a second. Keys read from the dream went
-from 0.679 to 0.700 (the game's 0.799), the clip discriminator from 0.98 to 0.90, a turn of 35 frames from 56 degrees
-off to 43, flashes without a shot from 0.20 to 0.16; shots that flash stayed at 0.95, motion at 1,000 frames fell from
-0.74 to 0.68, enemies there at 64 frames from 0.68 to 0.60 (intervals of 0.4 both). What the noise did, what the
-spoilt clips and what the minutes was not told apart.
+taken every frame for a noisy one, and to have drawn its details anew. Walls lost their bricks at the first dreamed
+frame, behind sixteen real ones and while nothing moved; now a view that stands still keeps them for half a second.
+Keys read from the dream went from 0.679 to 0.700 (the game's 0.799), the clip discriminator from 0.98 to 0.90, a
+turn of 35 frames from 56 degrees off to 43, flashes without a shot from 0.20 to 0.16; shots that flash stayed at
+0.95, motion at 1,000 frames fell from 0.74 to 0.68, enemies there at 64 frames from 0.68 to 0.60 (intervals of 0.4
+both). What the noise did, what the spoilt clips and what the minutes was not told apart.
 
-Tried from nothing, on one core: cells of 8x8 pixels with 8 channels, tokens of 4x4 of them, width 192, a world of 3.7
-MB. 22 minutes made a code of 30.6 dB which keeps 0.39 of the things that the frames show (the shipped one 0.31 after
-39); 27 of dynamics left 0.55 of the change unforetold; after 26 of 53 minutes of scoring, the last ten with that
-little noise, over eight episodes of 300 frames, keys were level with the second step's world (0.673, 0.671), but 24.5
-dB were left at 16 frames (25.4) and 0.64 of shots flashed (0.94), and the run was given up for the third step."""
+Tried from nothing, on one core: cells of 8x8 pixels with 8 channels, tokens of 4x4 of them, width 192, a world of
+3.7 MB. 22 minutes made a code of 30.6 dB which keeps 0.39 of the things that the frames show (the shipped one 0.31
+after 39); 27 of dynamics left 0.55 of the change unforetold; after 26 of 53 minutes of scoring, the last ten with
+that little noise, over eight episodes of 300 frames, keys were level with the second step's world (0.673, 0.671),
+but 24.5 dB were left at 16 frames (25.4) and 0.64 of shots flashed (0.94), and the run was given up for the third
+step."""
 
 from __future__ import annotations
 
