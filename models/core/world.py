@@ -1,7 +1,7 @@
 """A world folder: load, check, save. Pure data; nothing in it is ever executed.
 
     world.json            the specification (core/spec.py), strict
-    weights.safetensors   every tensor of `weight_shapes(spec)`, int8 per channel or float32
+    weights.safetensors   every tensor of `weight_shapes(spec)`, deflated codes (core/quantize.py) or float32
     starts.safetensors    frames that a session may start from: `frames` (N, H, W, 3) uint8, or, where they have no
                           more than 256 colours, `frames` (N, H, W) uint8 into `palette` (K, 3) uint8
     README.md             the model card
@@ -140,13 +140,21 @@ def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, n
             raise WorldError(f"{path.name}: missing tensor {missing[0]}")
         for name, shape in shapes.items():
             scaled = name + quantize.SCALE in names
-            _check(file, path, name, shape, "I8" if scaled else "F32")
+            if scaled and file.get_slice(name).get_dtype() == "U8":
+                _check_deflated(file, path, name, shape)
+            else:
+                _check(file, path, name, shape, "I8" if scaled else "F32")
             if scaled:
                 _check(file, path, name + quantize.SCALE, shape[:1], "F32")
         weights = {}
         for name in shapes:
             value = file.get_tensor(name)
             if name + quantize.SCALE in names:
+                if value.dtype == np.uint8:
+                    try:
+                        value = quantize.inflate(value, shapes[name])
+                    except ValueError as error:
+                        raise WorldError(f"{path.name}: tensor {name} {error}") from error
                 with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
                     value = quantize.dequantize(value, file.get_tensor(name + quantize.SCALE))
             if not np.isfinite(value).all():
@@ -162,6 +170,12 @@ def _check(file: safe_open, path: Path, name: str, shape: tuple[int, ...], dtype
     if tuple(found.get_shape()) != shape or found.get_dtype() != dtype:
         raise WorldError(f"{path.name}: tensor {name} is {found.get_dtype()} {tuple(found.get_shape())}, "
                          f"expected {dtype} {shape}")
+
+
+def _check_deflated(file: safe_open, path: Path, name: str, shape: tuple[int, ...]) -> None:
+    found, most = tuple(file.get_slice(name).get_shape()), quantize.most_bytes(shape)
+    if len(found) != 1 or found[0] > most:
+        raise WorldError(f"{path.name}: tensor {name} is U8 {found}, expected no more than {most} deflated codes")
 
 
 def _read_starts(path: Path, spec: WorldSpec) -> np.ndarray:
@@ -210,7 +224,7 @@ def _hash(folder: Path) -> str:
 
 def save_world(folder: str | os.PathLike[str], spec: WorldSpec, weights: dict[str, np.ndarray],
                starts: np.ndarray, card: str) -> World:
-    """Write a world folder, large tensors as int8 per channel, and read it back: what is returned
+    """Write a world folder, large tensors as deflated codes, and read it back: what is returned
     has exactly the weights that a player of the folder will get.
 
     weights: float32, the names and shapes of `weight_shapes(spec)`; starts: (N, H, W, 3) uint8.
@@ -221,10 +235,11 @@ def save_world(folder: str | os.PathLike[str], spec: WorldSpec, weights: dict[st
         value = np.ascontiguousarray(weights[name], np.float32)
         if value.shape != shape:
             raise WorldError(f"tensor {name} has shape {value.shape}, expected {shape}")
-        if not np.isfinite(value).all():  # int8 has no NaN: it would be stored as a channel of zeros
+        if not np.isfinite(value).all():  # codes have no NaN: it would be stored as a channel of zeros
             raise WorldError(f"tensor {name} holds a value that is not finite")
         if quantize.is_quantized(shape):
-            stored[name], stored[name + quantize.SCALE] = quantize.quantize(value)
+            codes, stored[name + quantize.SCALE] = quantize.quantize(value)
+            stored[name] = quantize.deflate(codes)
         else:
             stored[name] = value
     target.mkdir(parents=True, exist_ok=True)

@@ -44,9 +44,9 @@ def test_save_then_load_keeps_everything_but_rounding(good: World) -> None:
         value = good.weights[name]
         assert value.dtype == np.float32 and value.shape == shape
         if is_quantized(shape):
-            step = np.abs(written[name]).reshape(shape[0], -1).max(axis=1) / 127
+            step = np.sqrt(np.square(written[name]).reshape(shape[0], -1).mean(axis=1)) / 14  # a sixteenth, or so
             error = np.abs(value - written[name]).reshape(shape[0], -1).max(axis=1)
-            assert (error <= step * 0.501).all(), name
+            assert (error <= step / 2).all(), name
             assert error.max() > 0, name
         else:
             np.testing.assert_array_equal(value, written[name], err_msg=name)
@@ -91,7 +91,7 @@ def test_saving_a_wrong_shape_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["dynamics.blocks.0.qkv.weight", "dynamics.input.bias"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_saving_what_is_not_finite_is_refused_and_writes_nothing(tmp_path: Path, name: str, value: float) -> None:
-    """int8 would hide it: a training run that diverged must not become a world with a silent channel."""
+    """Codes would hide it: a training run that diverged must not become a world with a silent channel."""
     weights = random_weights(tiny_spec())
     weights[name].reshape(-1)[3] = value
     with pytest.raises(WorldError, match=name):
@@ -213,7 +213,7 @@ def test_weights_above_the_cap_are_refused_before_the_file_is_opened(files: dict
     assert "cap" in message
 
 
-WEIGHT = "dynamics.blocks.0.qkv.weight"  # stored as int8 with a scale
+WEIGHT = "dynamics.blocks.0.qkv.weight"  # stored as deflated codes with a scale
 BIAS = "dynamics.input.bias"  # stored as float32
 Tensors = dict[str, np.ndarray]
 
@@ -232,8 +232,10 @@ def without(name: str) -> Callable[[Tensors], Tensors]:
     ("line", lambda tensors: {**tensors, "line\nbreak": np.zeros(3, np.float32)}),
     (BIAS, swap(BIAS, lambda x: x.astype(np.float64))), (BIAS, swap(BIAS, lambda x: x.astype(np.float16))),
     (BIAS, swap(BIAS, lambda x: x.view(np.int32))), (BIAS, swap(BIAS, lambda x: x[None])),
-    (BIAS, swap(BIAS, lambda x: x[:-1])), (WEIGHT, swap(WEIGHT, lambda x: x.view(np.uint8))),
-    (WEIGHT, swap(WEIGHT, lambda x: x.T)), (WEIGHT, swap(WEIGHT, lambda x: x.astype(np.float32))),
+    (BIAS, swap(BIAS, lambda x: x[:-1])), (WEIGHT, swap(WEIGHT, lambda x: x.view(np.int8))),
+    (WEIGHT, swap(WEIGHT, lambda x: x[:-1])), (WEIGHT, swap(WEIGHT, lambda x: x[None])),
+    (WEIGHT, swap(WEIGHT, lambda x: np.zeros(1 << 20, np.uint8))),
+    (WEIGHT, swap(WEIGHT, lambda x: x[::-1])), (WEIGHT, swap(WEIGHT, lambda x: x.astype(np.float32))),
     (WEIGHT, swap(WEIGHT + SCALE, lambda x: x[:-1])), (WEIGHT, swap(WEIGHT + SCALE, lambda x: x.astype(np.float64))),
     (BIAS, swap(BIAS, lambda x: x * np.nan)), (BIAS, swap(BIAS, lambda x: x + np.inf)),
     (WEIGHT, swap(WEIGHT + SCALE, lambda x: x * np.nan)),

@@ -15,22 +15,22 @@ from __future__ import annotations
 
 import dataclasses
 
-from dreamloop.models.core.spec import MemorySpec
 from dreamloop.models.training.distillation.scoring import Scoring
 from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.games.doom_keys import WALK, doom_actions
+from dreamloop.models.training.recipes import beginning_from
 from dreamloop.models.training.recipes.doom_arena import DOOM_ARENA
 
-DOOM_MAZE = dataclasses.replace(
+# what doom-maze-hd and doom-maze-study have of it, which begin from nothing
+FROM_NOTHING = dataclasses.replace(
     DOOM_ARENA,
-    spec=dataclasses.replace(
-        DOOM_ARENA.spec, name="doom-maze", game="doom-maze", actions=doom_actions(*WALK),
-        autoencoder=dataclasses.replace(DOOM_ARENA.spec.autoencoder, latent_channels=24, widths=(48, 64, 96)),
-        dynamics=dataclasses.replace(DOOM_ARENA.spec.dynamics, width=192, mlp_width=576),
-        memory=MemorySpec(window_frames=14, dilated_frames=4, dilation=8)),
+    spec=dataclasses.replace(DOOM_ARENA.spec, name="doom-maze", game="doom-maze", actions=doom_actions(*WALK)),
     shares={"autoencoder": 0.20, "dynamics": 0.24, "scoring": 0.42, "decoder": 0.07, "judges": 0.07},
-    # longer than the span of the dilated frames, 4 x 8, and a phase of it
-    dynamics=DynamicsTraining(clip_frames=42, batch_clips=4, foreign_share=0.25),
-    distillation=(Scoring(clip_frames=44, batch_clips=2),),
     gates={"autoencoder.psnr": 25.0, "dynamics.shuffle_ratio": 1.1, "scoring.shuffle_ratio": 1.1,
            "judges.motion_told": 0.5})
+DOOM_MAZE = beginning_from(dataclasses.replace(
+    FROM_NOTHING,
+    minutes=80.0,  # of one core
+    shares={"autoencoder": 0.19, "dynamics": 0.10, "scoring": 0.56, "decoder": 0.10, "judges": 0.05},
+    dynamics=DynamicsTraining(history_noise=0.15, history_noise_share=0.5, foreign_share=0.1),
+    distillation=(Scoring(batch_clips=3),)), "doom-corridor")

@@ -11,13 +11,13 @@ import dataclasses
 from dreamloop.models.core.spec import DynamicsSpec, MemorySpec
 from dreamloop.models.training.distillation.scoring import Scoring
 from dreamloop.models.training.dynamics import DynamicsTraining
-from dreamloop.models.training.recipes.doom_maze import DOOM_MAZE
+from dreamloop.models.training.recipes.doom_maze import FROM_NOTHING
 
 DOOM_MAZE_HD = dataclasses.replace(
-    DOOM_MAZE,
+    FROM_NOTHING,
     spec=dataclasses.replace(
-        DOOM_MAZE.spec, name="doom-maze-hd", game="doom-maze-hd", frame_height=240, frame_width=320,
-        autoencoder=dataclasses.replace(DOOM_MAZE.spec.autoencoder, latent_channels=32, widths=(64, 96, 128)),
+        FROM_NOTHING.spec, name="doom-maze-hd", game="doom-maze-hd", frame_height=240, frame_width=320,
+        autoencoder=dataclasses.replace(FROM_NOTHING.spec.autoencoder, latent_channels=32),
         dynamics=DynamicsSpec(width=256, layers=8, heads=4, mlp_width=768),
         memory=MemorySpec(window_frames=12, dilated_frames=4, dilation=8)),
     record_frames=200_000,

@@ -14,13 +14,13 @@ import dataclasses
 from dreamloop.models.core.spec import DynamicsSpec, MemorySpec
 from dreamloop.models.training.distillation.scoring import Scoring
 from dreamloop.models.training.dynamics import DynamicsTraining
-from dreamloop.models.training.recipes.doom_maze import DOOM_MAZE
+from dreamloop.models.training.recipes.doom_maze import FROM_NOTHING
 
 DOOM_MAZE_STUDY = dataclasses.replace(
-    DOOM_MAZE,
+    FROM_NOTHING,
     spec=dataclasses.replace(
-        DOOM_MAZE.spec, name="doom-maze-study", game="doom-maze-study", frame_height=60, frame_width=80,
-        autoencoder=dataclasses.replace(DOOM_MAZE.spec.autoencoder, latent_channels=32),
+        FROM_NOTHING.spec, name="doom-maze-study", game="doom-maze-study", frame_height=60, frame_width=80,
+        autoencoder=dataclasses.replace(FROM_NOTHING.spec.autoencoder, latent_channels=32, widths=(48, 64, 96)),
         dynamics=DynamicsSpec(width=192, layers=6, heads=4, mlp_width=576),
         memory=MemorySpec(window_frames=16)),
     record_frames=80_000,
