@@ -69,9 +69,11 @@ def test_rates_are_gentler_once_however_often_another_beginning_is_named() -> No
     assert beginning_from(once, "pong") == dataclasses.replace(once, begin_from="pong")
 
 
-def test_the_corridor_can_begin_from_the_arena_that_ships() -> None:
+@pytest.mark.parametrize(("name", "begins"), [("doom-corridor", "doom-arena"), ("doom-maze", "doom-corridor")])
+def test_a_recipe_can_begin_from_the_world_that_ships(name: str, begins: str) -> None:
     from dreamloop.models import load_world
-    chosen = recipe("doom-corridor")
+    chosen = recipe(name)
+    assert chosen.begin_from == begins
     for part in PARTS:
         assert inherited(load_world(chosen.begin_from), chosen.spec, part)
 

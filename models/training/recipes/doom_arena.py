@@ -12,12 +12,13 @@ the game).
 
 Tried from that world, and not kept: 42 more minutes of `scoring` alone with the corridor's little noise on previous
 latents (0.15 at most, for half of them) and `foreign_share` 0.25. Clips of 8 and 32 frames were told from the game's
-with 0.83 and 0.63 (0.92 and 0.76 before), motion at 1,000 frames was 1.03 (1.18), 64 frames left 23.4 dB (23.1); but of
-the dream's flashes 0.10 had no shot, keys were read with 0.900, and a turn of 35 frames was 47 degrees off (33). The
-mean of the weights before and after, half and half, mends most of it: flashes 0.97 and 0.05, 24.0 dB at 64, after
-1,000 frames mean, spread, motion and gradient 1.00, 0.85, 0.96, 0.80, all within the aim. But after 10,000 they were
-0.95, 0.78, 0.60, 0.75, where the world that ships has 0.97, 0.82, 0.77, 0.74, and keys (0.893) and turns (39 degrees)
-stayed behind it. So little noise is not for the arena what it was for the corridor."""
+with 0.83 and 0.63 (0.95 and 0.68 before, in the same storage), motion at 1,000 frames was 1.03 (1.13), 64 frames left
+23.4 dB (22.9); but of the dream's flashes 0.10 had no shot (0.06), keys were read with 0.900 (0.911), and a turn of 35
+frames was 47 degrees off (37). The mean of the weights before and after, half and half, mends most of it: flashes 0.97
+and 0.05, 24.0 dB at 64, 39 degrees, after 1,000 frames mean, spread, motion and gradient 1.00, 0.85, 0.96, 0.80, all
+within the aim. But keys stayed at 0.893, clips at 0.93 and 0.79, and after 10,000 frames it had 0.95, 0.78, 0.60, 0.75,
+where the world that ships has 0.95, 0.83, 0.71, 0.74. So little noise is not for the arena what it was for the
+corridor."""
 
 from __future__ import annotations
 
