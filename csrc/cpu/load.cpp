@@ -239,7 +239,8 @@ private:
         }
     }
 
-    /* One scale per output channel: the largest weight becomes 127. */
+    /* One scale per output channel: the largest weight becomes 127, or as many steps as it is on the grid that the
+     * channel was stored on (models/core/quantize.py), for then no weight is rounded again. */
     template <typename Value>
     static void scale(Layer &layer, int64_t columns, int64_t taps, int64_t depth, Value value) {
         float *to = layer.column_scale.at_least(columns);
@@ -248,7 +249,17 @@ private:
             float largest = 0;
             for (int64_t tap = 0; tap < taps; tap++)
                 for (int64_t k = 0; k < depth; k++) largest = std::max(largest, std::fabs(value(column, tap, k)));
-            to[column] = largest > 0 ? largest / 127.0f : 1.0f;
+            const auto on_grid = [&](float step) {
+                for (int64_t tap = 0; tap < taps; tap++)
+                    for (int64_t k = 0; k < depth; k++) {
+                        const float level = value(column, tap, k) / step;
+                        if (std::fabs(level - std::nearbyint(level)) > 1e-3f) return false;
+                    }
+                return true;
+            };
+            int64_t steps = largest > 0 ? 127 : 0;
+            while (steps > 0 && !on_grid(largest / static_cast<float>(steps))) steps--;
+            to[column] = largest > 0 ? largest / static_cast<float>(steps > 0 ? steps : 127) : 1.0f;
         }
     }
 };

@@ -125,6 +125,21 @@ def test_pong_obeys_its_keys_and_repeats_itself() -> None:
     assert not np.array_equal(first.frames, other.frames)
 
 
+def test_nothing_but_the_keys_says_where_pongs_paddle_goes() -> None:
+    """The console reads keys at every second picture. Were episodes begun at any, half of them would answer a picture
+    later than the others, which no frame shows."""
+    pytest.importorskip("ale_py", reason="Atari: pip install 'dreamloop[games]'")
+    with open_game("pong") as game:
+        heights = []
+        for seed in range(12):
+            view = game.reset(seed)
+            for key in (None,) * 70 + ("up",) * 5 + ("down",) * 9 + (None,) * 6 + ("up",) * 3:
+                view = game.step(game.actions.vector({key} if key else None))
+                heights.append(view.variables["player_y"])
+    of_seed = np.array(heights).reshape(12, -1)[:, 70:]
+    assert len(np.unique(of_seed, axis=0)) == 1 and np.ptp(of_seed) > 20
+
+
 def test_a_lost_ball_is_served_again() -> None:
     """The recordings that show a dream the way back: a ball that goes anywhere in the court comes again, after as many
     frames as the console lets pass behind a point, or after exactly as many as the window has."""

@@ -51,10 +51,10 @@ def tracking(actions: ActionSpec, rng: np.random.Generator) -> Policy:
 
 
 def losing_balls(game: PongGame, rng: np.random.Generator) -> None:
-    """Takes the ball away wherever it is, once in 60 frames or so: the console serves another as after a point. And one
-    empty court in five stays so for 36 frames, not 31: then a window of 36 shows nothing else. A dream that has lost
-    its ball learns from both when there is one again."""
-    game.meddle(lost=rng.random() < 1 / 60, held=rng.random() < 0.2)
+    """Takes the ball away wherever it is, once in 150 frames or so: the console serves another as after a point. And
+    one empty court in five stays so for 36 frames, not 31: then a window of 36 shows nothing else. A dream that has
+    lost its ball learns from both when there is one again."""
+    game.meddle(lost=rng.random() < 1 / 150, held=rng.random() < 0.2)
 
 
 class PongGame:
@@ -86,7 +86,8 @@ class PongGame:
 
     def reset(self, seed: int) -> View:
         self._console.reset_game()
-        for _ in range(int(np.random.default_rng([seed, 5]).integers(0, 60))):  # the seed is when play begins
+        # the seed is when play begins: at an even picture, for the console reads keys at every second one
+        for _ in range(STEP_PICTURES * int(np.random.default_rng([seed, 5]).integers(0, 60 // STEP_PICTURES))):
             self._console.act(self._moves[0, 0])
         self._shown, self._gone = 0, False
         return self._look()
