@@ -42,10 +42,10 @@ that a dream has emptied.
 The world that ships came here in three steps of one core: 111 minutes with a window of six and rollouts that were all
 pulled; 117 with a window of 36, `--only self_rollout,decoder`, at any picture; then 136 of all stages, `--begin pong`,
 with what stands below (of 84 minutes of rollouts the first 10 with parted=2.0). At 64 frames a ball was there in 0.935
-of 367 frames of 48 episodes after 43 minutes of rollouts, in 0.918 after 66 (0.929 with its own decoder), in 0.956 after
-84 (0.795 by the world before, in such a game), the player near in 0.849, 0.896, 0.904 (0.66), 45.2 dB at 16 frames
-(40.3); in eight plays of 400 frames from the starts the ball was there in 68 to 89% of them (49 to 67 before). Which of
-the changes did how much of that was not told apart.
+of 367 frames of 48 episodes after 45 minutes of rollouts, in 0.918 after 66 (0.929 with its own decoder), in 0.956
+after 84 (0.795 by the world before, in such a game), the player near in 0.849, 0.896, 0.904 (0.66), 45.2 dB at 16
+frames (40.3); in eight plays of 400 frames from the starts the ball was there in 68 to 89% of them (49 to 67 before).
+Which of the changes did how much of that was not told apart.
 """
 
 from __future__ import annotations
