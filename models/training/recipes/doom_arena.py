@@ -15,7 +15,7 @@ What the third step did shows where nobody touches a key, which `evaluate` does 
 world before it lost the room, then status bar and weapon, and never found them again; now both stay through 2,400
 frames from six starts, and the room comes back. Clips of 8 and 32 frames are told from the game's with 0.79 and 0.61
 (0.90 and 0.75 before, in the same storage), 24.1 dB are left at 64 frames (23.0), after 10,000 frames motion is 0.88 of
-the game's (0.71). It cost some obedience: keys 0.895 (0.915), of the dream's flashes 0.07 have no shot (0.05), a turn of
+the game's (0.71). It cost some obedience: keys 0.895 (0.915), of its flashes 0.07 have no shot (0.05), a turn of
 35 frames is 41 degrees off (35). The mean of the weights before and after, half and half, lost the room as well."""
 
 from __future__ import annotations
