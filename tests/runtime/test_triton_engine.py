@@ -353,10 +353,10 @@ def test_keys_in_eight_bits_stay_within_their_bound_on_the_shipped_world(precisi
     history = oracle_steps(world)[-4:]
     engine = TritonEngine(world, precision, device="cpu")
     engine.network.kernels = plain
-    error = largest_error(engine, history)
-    assert error <= BOUNDS[precision] * max(float(np.abs(step.after.latent).max()) for step in history)
+    errors = [largest_error(engine, [step]) for step in history]
+    assert max(errors) <= BOUNDS[precision] * max(float(np.abs(step.after.latent).max()) for step in history)
     engine.network.narrow = None
-    assert largest_error(engine, history) != error
+    assert [largest_error(engine, [step]) for step in history] != errors  # the largest of all may be another's rounding
 
 
 def test_a_copy_in_eight_bits_goes_on_bit_for_bit(tmp_path: Path) -> None:
