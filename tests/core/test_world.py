@@ -52,6 +52,16 @@ def test_save_then_load_keeps_everything_but_rounding(good: World) -> None:
             np.testing.assert_array_equal(value, written[name], err_msg=name)
 
 
+def test_a_world_stored_in_int8_of_the_tensors_own_shapes_is_read(files: dict[str, bytes], good: World,
+                                                                  tmp_path: Path) -> None:
+    """As all worlds were made before."""
+    codes = np.arange(good.weights[WEIGHT].size, dtype=np.int64).reshape(good.weights[WEIGHT].shape) % 255 - 127
+    before = {**load(files[WEIGHTS_FILE]), WEIGHT: codes.astype(np.int8)}
+    world = load_world(write(tmp_path / "world", {**files, WEIGHTS_FILE: save(before)}))
+    scale = before[WEIGHT + SCALE][:, None]
+    np.testing.assert_allclose(world.weights[WEIGHT], codes * scale, rtol=1e-6)
+
+
 @settings(max_examples=15, deadline=None)
 @given(world_specs())
 def test_any_world_survives_its_folder(tmp_path_factory: pytest.TempPathFactory, spec: Any) -> None:
