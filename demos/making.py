@@ -24,7 +24,7 @@ def record(game: str, out: str, frames: int, seed: int, policy: str | None, held
     """Record a game; returns what there is now."""
     from dreamloop.models.training import recording
     result = recording.record(game, out, frames=frames, seed=seed, split="held_out" if held_out else "train",
-                              progress=progress, player=_player(policy, game))
+                              progress=progress, player=_human(game) if policy == "human" else scripted(policy))
     return {"game": game, "out": out, **result}
 
 
@@ -34,25 +34,25 @@ def train(recipe: str | None, game: str | None, minutes: float | None, device: s
     """Train a world; returns its folder and the game to judge it against."""
     if (recipe is None) == (game is None):
         raise DreamloopError("name a RECIPE or a --game, one of the two")
-    if policy == "human":
-        raise DreamloopError("--policy human is for `dreamloop record`; train on that with --recordings")
     from dreamloop.models.training import pipeline
     from dreamloop.models.training.recipes import recipe as recipe_named
     from dreamloop.models.training.recipes.own import recipe_for
     chosen = recipe_named(recipe) if recipe is not None else recipe_for(game or "")
     folder = pipeline.train(chosen, minutes=minutes, device=device, resume=resume, run_folder=run_folder,
-                            player=_player(policy, chosen.game_name), recordings=recordings, begin=begin,
+                            player=scripted(policy), recordings=recordings, begin=begin,
                             stages=only.split(",") if only else ())
     return folder, chosen.game_name
 
 
-def _player(policy: str | None, game: str) -> Player | None:
-    """Who plays, None for the game's own players."""
-    if policy is None:
-        return None
+def scripted(policy: str | None) -> Player | None:
+    """Who plays while nobody sits there, None for the game's own players."""
     if policy == "human":
-        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-        from dreamloop.demos.human import human
-        return human(game)
+        raise DreamloopError("--policy human is for `dreamloop record`; train on that with --recordings")
     from dreamloop.models.training.games.players import find_player
-    return find_player(policy)
+    return find_player(policy) if policy else None
+
+
+def _human(game: str) -> Player:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    from dreamloop.demos.human import human
+    return human(game)

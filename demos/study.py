@@ -65,9 +65,9 @@ LEGEND = ("PSNR in dB at horizons 1, 16, 64; keys: balanced accuracy of reading 
 
 def study(what: str, out: str, minutes: float, device: str | None = None, engine: str = "auto", frames: int = 1000,
           episodes: int = 16, threads: int | None = None, recipe: Recipe | None = None,
-          say: Say = print) -> dict[str, Any]:
+          only: Sequence[str] = (), say: Say = print) -> dict[str, Any]:
     """Run a study to its table; returns what is written to OUT/STUDY.json. minutes: of training for each variant,
-    and for each shared stage; frames, episodes: of the evaluation."""
+    and for each shared stage; frames, episodes: of the evaluation; only: names of variants, default all."""
     import torch
 
     from dreamloop.models.training import study as training
@@ -76,6 +76,10 @@ def study(what: str, out: str, minutes: float, device: str | None = None, engine
         raise DreamloopError(f"no study {what!r}; known: {', '.join(training.STUDIES)}")
     chosen, folder = recipe or recipe_named(RECIPE), Path(out)
     variants = training.STUDIES[what](chosen)
+    names = [variant.name for variant in variants]
+    if unknown := [name for name in only if name not in names]:
+        raise DreamloopError(f"study {what} has no variant {unknown[0]!r}; known: {', '.join(names)}")
+    variants = [variant for variant in variants if not only or variant.name in only]
     base = training.prepare(chosen, folder, minutes, device or ("cuda" if torch.cuda.is_available() else "cpu"),
                             with_dynamics=any(not variant.own_share for variant in variants))
     rows: list[dict[str, Any]] = []
@@ -90,7 +94,7 @@ def study(what: str, out: str, minutes: float, device: str | None = None, engine
                                      "one_step": _one_step(run.record["stages"][variant.stage])}})
             say(f"{variant.name}, {steps} steps: PSNR {judged['psnr']}")
     report = {"study": what, "recipe": chosen.spec.name, "minutes": minutes, "hardware": base.record["hardware"],
-              "frames": frames, "episodes": episodes, "rows": rows}
+              "frames": frames, "episodes": episodes, "only": list(only), "rows": rows}
     _write(folder / f"{what}.json", json.dumps(report, indent=2) + "\n")
     _write(folder / f"{what}.md", table(report))
     draw(folder / f"{what}.png", report)
@@ -145,8 +149,9 @@ def table(report: dict[str, Any]) -> str:
     rows += [[row["variant"], str(row["steps"]), f"{row['minutes']:g}",
               *(_shown(get(row["figures"])) for _, get in columns)] for row in report["rows"]]
     ceiling = report["rows"][0]["figures"]["psnr_ceiling"]["1"]
+    some = f" --only {','.join(report['only'])}" if report["only"] else ""
     return "\n".join([
-        f"`dreamloop study {report['study']} OUT --minutes {report['minutes']:g}`, recipe {report['recipe']}, on "
+        f"`dreamloop study {report['study']} OUT --minutes {report['minutes']:g}{some}`, recipe {report['recipe']}, on "
         f"{report['hardware']}; {report['episodes']} held-out episodes; autoencoder's ceiling {_shown(ceiling)} dB.",
         "", *_lines(rows), "", LEGEND, ""])
 
@@ -200,7 +205,7 @@ def strip(path: Path, game_name: str, report: dict[str, Any], threads: int | Non
         if not dreams:
             given = max(runtime.PRIMED_FRAMES, opened.world.spec.memory.window_frames)
             with open_game(game_name) as game:
-                truths = runtime.play_game(game, report["episodes"], frames, given)
+                truths = runtime.play_game(game, game.players[-1], report["episodes"], frames, given)
             truth = max(truths, key=lambda t: (len(t.future), float(t.statistics[:, 2].sum())))
         label = f"{row['variant']} ({row['steps']})" if row["steps"] > 1 else row["variant"]
         dreams[label] = runtime.run_dream(opened, [truth], frames).frames[0]

@@ -33,7 +33,7 @@ from dreamloop.runtime.evaluate_state import state_error
 
 if TYPE_CHECKING:
     from dreamloop.models.networks.inverse_dynamics import Judge
-    from dreamloop.models.training.games import Finder, Game, Shooter
+    from dreamloop.models.training.games import Finder, Game, Player, Shooter
 
 PRIMED_FRAMES = 16  # or the world's window, where that is longer: what came before it is of no use to it
 HORIZONS = (1, 16, 64, 256)
@@ -94,15 +94,16 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
              threads: int | None = None, judge: str | os.PathLike[str] | None = None,
              game_name: str | None = None, progress: Progress | None = None, drift_frames: int | None = None,
              lpips: str | os.PathLike[str] | None = None, fvd: str | os.PathLike[str] | None = None,
-             curve: bool = False, form: str | None = None, primed: int | None = None) -> dict[str, Any]:
+             curve: bool = False, form: str | None = None, primed: int | None = None,
+             policy: Player | None = None) -> dict[str, Any]:
     """Judge a world against its game; a dictionary that JSON can hold, keys in docs/evaluation.md.
 
     frames: how long each dream runs; primed: how many real frames it is given (default: the world's window, and
     `PRIMED_FRAMES` at least); drift_frames: a longer time at which drift is measured again; plot (PNG or
     SVG), video (MP4), strip (PNG): files to write; curve: the PSNR at every horizon, too; lpips, fvd: files of
-    networks (evaluate_perceptual.py); judge: a judge folder (default: the zoo's for this game); game_name: the
-    game to open, where the world's own word for it is not enough (a folder of recordings, a module);
-    progress: called with (done, all) frames.
+    networks (evaluate_perceptual.py); policy: who plays (default: the last of the game's own players); judge: a judge
+    folder (default: the zoo's for this game); game_name: the game to open, where the world's own word for it is not
+    enough (a folder of recordings, a module); progress: called with (done, all) frames.
     Raises `DreamloopError`, `GameError` where the game is not installed.
     """
     for name, value in (("frames", frames), ("episodes", episodes), ("drift_frames", drift_frames),
@@ -124,13 +125,13 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         judges = Path(judge) if judge is not None else JUDGES / world.spec.game
         reader, note = _find_judge(world.spec, judges)
         motion, sight = (_find_probe(world.spec, judges, kind) if reader else None for kind in ("motion", "sight"))
-        truths = play_game(game, episodes, dreamed_frames, given)
+        player = policy or game.players[-1]
+        truths = play_game(game, player, episodes, dreamed_frames, given)
         turns = play_turns(game, episodes, min(frames, CIRCLE_FRAMES), given)
-        policy = game.players[-1].name
         # the one to look at: there the game lasts longest
         longest = max(range(len(truths)), key=lambda i: len(truths[i].statistics))
         if video is not None:
-            truths[longest] = _play_episode(game, truths[longest].seed, dreamed_frames, keep=dreamed_frames,
+            truths[longest] = _play_episode(game, player, truths[longest].seed, dreamed_frames, keep=dreamed_frames,
                                             primed=given)
         finder = cast("Finder", game) if hasattr(game, "find") else None
         shooter = cast("Shooter", game) if hasattr(game, "flashes") and "attack" in game.actions.names else None
@@ -143,7 +144,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     errors = compare(opened, truths, dream, horizons)
     report: dict[str, Any] = {
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
-        "frames": frames, "primed_frames": given, "policy": policy,
+        "frames": frames, "primed_frames": given, "policy": player.name,
         "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
         "drift": drift_at(truths, dream, frames, frames, True),
         "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames, drift_frames, True)}
@@ -174,7 +175,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
     return report
 
 
-def play_game(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAMES) -> list[Truth]:
+def play_game(game: Game, player: Player, episodes: int, frames: int, primed: int = PRIMED_FRAMES) -> list[Truth]:
     """Play held-out episodes, one per seed from `EVALUATION_SEED` on, fewer where a game has no more. An
     episode too short to be primed and compared at horizon 1 is left out and the next seed takes its place."""
     from dreamloop.models.training.games import NoMoreEpisodes
@@ -184,7 +185,7 @@ def play_game(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAME
         if seed - EVALUATION_SEED >= 10 * episodes + 100:
             raise DreamloopError(f"{game.name}: episodes end before {primed + 1} frames; nothing to judge")
         try:
-            truth = _play_episode(game, seed, frames, keep=min(frames, COMPARED_FRAMES), primed=primed)
+            truth = _play_episode(game, player, seed, frames, keep=min(frames, COMPARED_FRAMES), primed=primed)
         except NoMoreEpisodes:
             break
         if len(truth.frames) > primed:
@@ -198,7 +199,8 @@ def play_game(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAME
 def play_turns(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAMES) -> list[Truth]:
     """Episodes of the same seeds in which the player stands still for the primed frames, then holds a turn key,
     left and right in turn: of a game that has these keys and says where the player looks; else none."""
-    from dreamloop.models.training.games import NoMoreEpisodes
+    from dreamloop.models.training.games import NoMoreEpisodes, Player
+    from dreamloop.models.training.games.players import holding
     truths: list[Truth] = []
     if not {*TURN_KEYS} <= set(game.actions.names):
         return truths
@@ -206,22 +208,21 @@ def play_turns(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAM
         if "heading" not in game.reset(EVALUATION_SEED).variables:  # a recording does not turn when it is told to
             return truths
         for i in range(episodes):
-            held = game.actions.vector({TURN_KEYS[i % 2]})
-            truths.append(_play_episode(game, EVALUATION_SEED + i, frames, keep=frames, held=held, primed=primed))
+            player = Player("turning", 1.0, holding({TURN_KEYS[i % 2]}, primed - 1))
+            truths.append(_play_episode(game, player, EVALUATION_SEED + i, frames, keep=frames, primed=primed))
     return [truth for truth in truths if len(truth.frames) > primed]
 
 
-def _play_episode(game: Game, seed: int, frames: int, keep: int, held: np.ndarray | None = None,
+def _play_episode(game: Game, player: Player, seed: int, frames: int, keep: int,
                   primed: int = PRIMED_FRAMES) -> Truth:
-    """keep: up to which horizon the real frames are kept; held: instead of what the player does, nothing is
-    pressed in the primed frames and this after them."""
-    policy = game.players[-1].make(game.actions, np.random.default_rng(seed))
+    """keep: up to which horizon the real frames are kept."""
+    policy = player.make(game.actions, np.random.default_rng(seed))
     view = game.reset(seed)
     total = primed + frames
     actions, views, statistics = [np.zeros(game.actions.size, np.float32)], [view], []
     for index in range(1, total):
         # past the game's end the player goes on, seeing its last view
-        actions.append(policy(view) if held is None else held * (index >= primed))
+        actions.append(policy(view))
         if view.done:
             continue
         before, view = view.frame, game.step(actions[-1])

@@ -9,6 +9,7 @@ from dreamloop.demos.verbs.common import (
     DEFAULT_WORLD,
     AddVerb,
     add_engine,
+    add_policy,
     figure,
     minutes,
     packages,
@@ -75,11 +76,13 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.world import load_world
     world = load_world(args.world)
     with packages("evaluating", "games"), progress_bar("dreaming") as progress:
+        from dreamloop.demos.making import scripted
         from dreamloop.runtime.evaluate import evaluate
         report = evaluate(world, engine=args.engine, precision=args.precision, form=args.form, threads=args.threads,
                           frames=args.frames, episodes=args.episodes, plot=args.plot, video=args.video,
                           strip=args.strip, judge=args.judge, game_name=args.game, progress=progress,
-                          drift_frames=args.drift_frames, lpips=args.lpips, fvd=args.fvd, primed=args.primed)
+                          drift_frames=args.drift_frames, lpips=args.lpips, fvd=args.fvd, primed=args.primed,
+                          policy=scripted(args.policy))
     for name, value in report.items():
         shown = "  ".join(f"{k}: {figure(v)}" for k, v in value.items()) if isinstance(value, dict) else figure(value)
         print(f"{name:<28}{shown}")
@@ -95,6 +98,7 @@ def add_evaluate(verb: AddVerb) -> None:
     evaluate.add_argument("--episodes", type=whole(1), default=16, metavar="N", help="how many (default: 16)")
     evaluate.add_argument("--primed", type=whole(1), metavar="N", help="real frames that a dream is given (default: as "
                           "many as the world remembers, 16 at least)")
+    add_policy(evaluate, "idle, random, sticky or module:function")
     evaluate.add_argument("--game", metavar="GAME", help="the game, where the world's word for it is not enough")
     evaluate.add_argument("--judge", metavar="FOLDER", help="judge and probes of a run, RUN/judges/GAME "
                           "(default: the zoo's of this game)")

@@ -34,7 +34,7 @@ def add_record(verb: AddVerb) -> None:
                         metavar="N", help="how many frames (default: 10000)")
     record.add_argument("--seed", type=whole(0), default=0, metavar="N", help="seed of the game and the players")
     record.add_argument("--held-out", action="store_true", help="record episodes that training does not see")
-    add_policy(record, "human, random, sticky or module:function")
+    add_policy(record, "human, idle, random, sticky or module:function")
 
 
 def _train(args: argparse.Namespace) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def add_train(verb: AddVerb) -> None:
     train.add_argument("--minutes", type=minutes, metavar="M", help="time for all stages (default: the recipe's)")
     train.add_argument("--device", choices=("cpu", "cuda"), help="what trains (default: cuda where there is one)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    add_policy(train, "random, sticky or module:function")
+    add_policy(train, "idle, random, sticky or module:function")
     train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")
     train.add_argument("--begin", metavar="WORLD",
                        help="begin from the weights of this world, of the same sizes (default: the recipe's, if any)")
@@ -73,7 +73,8 @@ def add_train(verb: AddVerb) -> None:
 def _study(args: argparse.Namespace) -> dict[str, Any]:
     with packages("a study", "train,games,eval"):
         from dreamloop.demos.study import study
-        report = study(args.what, args.out, args.minutes, args.device, args.engine, args.frames, args.episodes)
+        report = study(args.what, args.out, args.minutes, args.device, args.engine, args.frames, args.episodes,
+                       only=args.only.split(",") if args.only else ())
     print((Path(args.out) / f"{args.what}.md").read_text("utf-8"))
     return report
 
@@ -86,6 +87,8 @@ def add_study(verb: AddVerb) -> None:
     study.add_argument("out", metavar="OUT", help="folder to write to; the same command goes on where one was stopped")
     study.add_argument("--minutes", type=minutes, default=20.0, metavar="M",
                        help="of training for each variant and each shared stage (default: 20)")
+    study.add_argument("--only", default="", metavar="A,B",
+                       help="variants of the study, such as scoring (default: all of them)")
     study.add_argument("--device", choices=("cpu", "cuda"), help="what trains (default: cuda where there is one)")
     study.add_argument("--engine", default="auto", metavar="E", help="that judges them (default: auto)")
     study.add_argument("--frames", type=whole(1), default=1000, metavar="N", help="length of a dream (default: 1000)")

@@ -80,7 +80,7 @@ def methods(recipe: Recipe, clip_frames: int = 26) -> list[Variant]:
     return [Variant("teacher", recipe.spec, recipe.dynamics, steps=(1, 2, 4)),
             *(Variant(student.name, recipe.spec, recipe.dynamics, method=student,
                       steps=few_steps.get(student.name, (1,))) for student in students),
-            Variant("distribution_matching-several", recipe.spec, recipe.dynamics, method=several, steps=(2, 4))]
+            Variant("distribution_matching-several", recipe.spec, recipe.dynamics, method=several, steps=(1, 2, 4))]
 
 
 def exposure(recipe: Recipe) -> list[Variant]:

@@ -142,6 +142,8 @@ BAD = {
     "unknown world": (["play", "nowhere"], "no world 'nowhere'"),
     "unknown world to profile": (["profile", "nowhere"], "no world 'nowhere'"),
     "unknown world to evaluate": (["evaluate", "nowhere"], "no world 'nowhere'"),
+    "a human to evaluate": (["evaluate", "pong", "--policy", "human"], "is for `dreamloop record`"),
+    "unknown player to evaluate": (["evaluate", "pong", "--policy", "fast"], "no policy 'fast'"),
     "missing engine": (["play", "TINY", "--headless", "--engine", MISSING], f"engine {MISSING} is not available: "),
     "unknown engine": (["play", "TINY", "--headless", "--engine", "quantum"], "no engine 'quantum'"),
     "unknown precision": (["play", "TINY", "--headless", "--precision", "fp3"], "fp3"),

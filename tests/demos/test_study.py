@@ -23,6 +23,7 @@ from dreamloop.models.training.run import Run
 from dreamloop.runtime import Session, evaluate_clips
 
 HOW = {"minutes": 0.01, "device": "cpu", "engine": "torch", "frames": 4, "episodes": 1, "threads": 1}
+SOME = {**HOW, "only": ("teacher", "consistency")}
 
 
 @pytest.fixture
@@ -36,32 +37,27 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
     torch.set_num_threads(threads)
 
 
-def only(monkeypatch: pytest.MonkeyPatch, **steps: tuple[int, ...]) -> None:
-    """Of the methods, those alone, at these numbers of steps."""
-    of = training.methods
-    monkeypatch.setitem(training.STUDIES, "methods", lambda chosen: [
-        dataclasses.replace(v, steps=steps[v.name]) for v in of(chosen) if v.name in steps])
-
-
 def test_a_study_survives_a_kill_and_ends_in_a_table(toy: Recipe, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(Exception):
         pass
 
-    only(monkeypatch, teacher=(1, 4), consistency=(1,))
+    of = training.methods
+    monkeypatch.setitem(training.STUDIES, "methods", lambda chosen: [
+        dataclasses.replace(v, steps=(1, 4) if v.name == "teacher" else (1,)) for v in of(chosen)])
     out = tmp_path / "studies"
     with monkeypatch.context() as patch, pytest.raises(Killed):
         def killed(*_: object) -> None:
             raise Killed
         patch.setattr(training, "train_student", killed)
-        laboratory.study("methods", str(out), recipe=toy, **HOW)  # type: ignore[arg-type]
+        laboratory.study("methods", str(out), recipe=toy, **SOME)  # type: ignore[arg-type]
     base = {path: path.stat().st_mtime_ns for path in (out / "base").glob("*.ckpt")}
     judged = (out / "methods" / "teacher" / "evaluation-4.json").stat().st_mtime_ns
     assert {path.stem for path in base} >= {"autoencoder", "dynamics", "judges", "judges_motion"}
     assert not (out / "methods.md").exists()
 
     said: list[str] = []
-    report = laboratory.study("methods", str(out), recipe=toy, say=said.append, **HOW)  # type: ignore[arg-type]
+    report = laboratory.study("methods", str(out), recipe=toy, say=said.append, **SOME)  # type: ignore[arg-type]
     assert base == {path: path.stat().st_mtime_ns for path in (out / "base").glob("*.ckpt")}, "trained once"
     assert (out / "methods" / "teacher" / "evaluation-4.json").stat().st_mtime_ns == judged, "judged once"
     linked = out / "methods" / "consistency" / "autoencoder.ckpt"
@@ -72,7 +68,7 @@ def test_a_study_survives_a_kill_and_ends_in_a_table(toy: Recipe, tmp_path: Path
     assert len({row["figures"]["world_hash"] for row in report["rows"]}) == 3
 
     with pytest.raises(DreamloopError, match=r"trained with --minutes 0.01, not 3: name another folder"):
-        laboratory.study("methods", str(out), recipe=toy, **{**HOW, "minutes": 3})  # type: ignore[arg-type]
+        laboratory.study("methods", str(out), recipe=toy, **{**SOME, "minutes": 3})  # type: ignore[arg-type]
 
     teacher = load_world(report["rows"][1]["world"])
     assert teacher.spec.dynamics.sigmas == (1.0, 0.75, 0.5, 0.25)
@@ -92,7 +88,7 @@ def test_a_study_survives_a_kill_and_ends_in_a_table(toy: Recipe, tmp_path: Path
 def test_every_study_runs_to_its_table(what: str, toy: Recipe, tmp_path: Path) -> None:
     report = laboratory.study(what, str(tmp_path), recipe=toy, **{**HOW, "frames": 128, "episodes": 2})  # type: ignore[arg-type]
     rows = sum(len(variant.steps) for variant in training.STUDIES[what](toy))
-    assert len(report["rows"]) == rows == {"methods": 12, "exposure": 4, "memory": 3, "autoencoder": 7}[what]
+    assert len(report["rows"]) == rows == {"methods": 13, "exposure": 4, "memory": 3, "autoencoder": 7}[what]
     for row in report["rows"]:
         assert row["figures"]["psnr"]["64"] is not None and row["figures"]["turn"]["heading_error"] is not None
         assert len(row["figures"]["psnr_curve"]) == 256
@@ -127,6 +123,9 @@ def test_a_study_that_cannot_be_is_refused_in_one_line(toy: Recipe, tmp_path: Pa
     assert main(["study", "quality", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == ("dreamloop study: no study 'quality'; known: methods, exposure, memory, "
                                        "autoencoder\n")
+    assert main(["study", "exposure", str(tmp_path / "out"), "--only", "plain,mist"]) == 2
+    assert capsys.readouterr().err == ("dreamloop study: study exposure has no variant 'mist'; known: plain, "
+                                       "plain-self-rollout, recycling, recycling-self-rollout\n")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DreamloopError, match="holds no study"):
         laboratory.study("methods", str(tmp_path), recipe=toy, **HOW)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def truths() -> list[ev.Truth]:
     pytest.importorskip("vizdoom")
     from dreamloop.models.training.games import open_game
     with open_game("doom-arena") as game:
-        return ev.play_game(game, 2, FRAMES)
+        return ev.play_game(game, game.players[-1], 2, FRAMES)
 
 
 class Oracle:
@@ -156,10 +156,20 @@ def test_an_episode_that_ends_early_is_left_out_of_far_horizons_only(world: Worl
 def test_the_game_plays_the_same_episode_again(truths: list[ev.Truth]) -> None:
     from dreamloop.models.training.games import open_game
     with open_game("doom-arena") as game:
-        again = ev._play_episode(game, truths[1].seed, FRAMES, keep=FRAMES)
+        again = ev._play_episode(game, game.players[-1], truths[1].seed, FRAMES, keep=FRAMES)
     np.testing.assert_array_equal(again.frames, truths[1].frames)
     assert len({truth.seed for truth in truths}) == 2
     assert np.abs(truths[0].frames.astype(int) - truths[1].frames).max() > 0
+
+
+def test_whoever_touches_no_key_is_judged_as_well(truths: list[ev.Truth]) -> None:
+    from dreamloop.models.training.games import open_game
+    from dreamloop.models.training.games.players import find_player
+    with open_game("doom-arena") as game:
+        looked_at = ev.play_game(game, find_player("idle"), 2, FRAMES)
+    assert [truth.seed for truth in looked_at] == [truth.seed for truth in truths]
+    assert not any(truth.actions.any() for truth in looked_at) and all(truth.actions.any() for truth in truths)
+    np.testing.assert_array_equal(looked_at[0].frames[0], truths[0].frames[0])
 
 
 def test_seeds_are_neither_training_nor_its_held_out_split() -> None:
@@ -176,7 +186,7 @@ def test_a_dream_is_given_as_many_real_frames_as_the_world_remembers(
     longer = dataclasses.replace(world, spec=dataclasses.replace(world.spec, memory=memory))
     oracle = Oracle(longer, truths)
 
-    def played(game: Any, episodes: int, frames: int, primed: int) -> list[ev.Truth]:
+    def played(game: Any, player: Any, episodes: int, frames: int, primed: int) -> list[ev.Truth]:
         return [dataclasses.replace(truth, primed=primed) for truth in truths]
 
     monkeypatch.setattr(ev, "play_game", played)

@@ -24,7 +24,8 @@ ARENA_FRAMES = 200
 def arena() -> tuple[Shooter, list[Truth]]:
     """Two episodes in which one shoots, idle at first, so that the weapon's clockwork is known."""
     with open_game("doom-arena") as game:
-        truths = [_play_episode(game, seed, ARENA_FRAMES, keep=ARENA_FRAMES) for seed in (1_500_000_001, 1_500_000_005)]
+        truths = [_play_episode(game, game.players[-1], seed, ARENA_FRAMES, keep=ARENA_FRAMES)
+                  for seed in (1_500_000_001, 1_500_000_005)]
         assert isinstance(game.flashes(truths[0].frames), np.ndarray)  # type: ignore[attr-defined]
         return game, truths  # type: ignore[return-value]
 

@@ -259,8 +259,8 @@ def test_a_scripted_player_is_a_function_of_the_users_own(tmp_path: Path) -> Non
     assert episode.variables["observation_0"].max() > 0.5, "it has reached the flag, where keys at random do not"
     with open_game(CAR) as game, pytest.raises(GameError, match="my_player:wrong: unknown action jump"):
         play_episode(game, find_player("my_player:wrong"), 1, 5)
-    for text, message in (("my_player:none", "no attribute"), ("nowhere:f", "nowhere"), ("fast", "random, sticky"),
-                          ("my_player:value", "is a int")):
+    for text, message in (("my_player:none", "no attribute"), ("nowhere:f", "nowhere"),
+                          ("fast", "idle, random, sticky"), ("my_player:value", "is a int")):
         with pytest.raises(GameError, match=message):
             find_player(text)
 
@@ -351,7 +351,7 @@ def test_a_recording_with_turn_keys_is_not_told_to_turn(folder: Path) -> None:
         write_episode(folder, name, 30, lines=[{"frame": t, "action": []} for t in range(1, 30)])
     with open_game(f"folder:{folder}") as game:
         assert play_turns(game, 1, 4) == []
-        assert len(play_game(game, 1, 4)) == 1
+        assert len(play_game(game, game.players[-1], 1, 4)) == 1
 
 
 BAD_LOGS = {

@@ -8,6 +8,7 @@ released often, alone and together, for a world must learn what each of them doe
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +64,20 @@ def random_keys(actions: ActionSpec, rng: np.random.Generator) -> Policy:
     return act
 
 
+def no_key(actions: ActionSpec, rng: np.random.Generator) -> Policy:
+    """Touches nothing: a dream must bear to be looked at, too."""
+    return lambda view: np.zeros(actions.size, np.float32)
+
+
+def holding(keys: set[str], after: int) -> Factory:
+    """No key for so many frames, then these, for good."""
+    def make(actions: ActionSpec, rng: np.random.Generator) -> Policy:
+        frames = itertools.count()
+        return lambda view: actions.vector(keys if next(frames) >= after else ())
+
+    return make
+
+
 def recorded(actions: ActionSpec, rng: np.random.Generator) -> Policy:
     """What the recording holds; no key where it has ended."""
     def act(view: View) -> np.ndarray:
@@ -89,11 +104,11 @@ def switching(first: Factory, second: Factory) -> Factory:
     return make
 
 
-POLICIES: dict[str, Factory] = {"random": random_keys, "sticky": held_keys}
+POLICIES: dict[str, Factory] = {"idle": no_key, "random": random_keys, "sticky": held_keys}
 
 
 def find_player(text: str) -> Player:
-    """The player of `--policy`: `random`, `sticky`, or `module:function`, a function of (view, rng) that
+    """The player of `--policy`: `idle`, `random`, `sticky`, or `module:function`, a function of (view, rng) that
     returns whatever `ActionSpec.vector` takes, such as a set of names. view.variables holds the
     game's own numbers. The module is looked for in the current folder, too."""
     if text in POLICIES:
