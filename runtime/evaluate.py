@@ -52,7 +52,7 @@ class Truth:
 
     actions     (primed + F, A) float32   all F dreamed frames have one, the game's end or not
     frames      (n, H, W, 3) uint8               real frames up to horizon COMPARED_FRAMES, or all of them
-    statistics  (m, 4) float64                   of each real frame after the primed ones, `metrics.STATISTICS`
+    statistics  (m, S) float64                   of each real frame after the primed ones, see `statistics_of`
     """
 
     seed: int
@@ -79,7 +79,7 @@ class Dream:
     """What the engine made of E episodes, F frames each.
 
     frames      (E, min(F, COMPARED_FRAMES), H, W, 3) uint8   dreamed frames, horizon h at index h - 1
-    statistics  (E, F, 4) float64                             NaN where a frame was not decoded
+    statistics  (E, F, S) float64                             NaN where a frame was not decoded
     watched     (F, H, W, 3) uint8                            every frame of one episode, if asked for
     """
 
@@ -133,11 +133,11 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         if video is not None:
             truths[longest] = _play_episode(game, player, truths[longest].seed, dreamed_frames, keep=dreamed_frames,
                                             primed=given)
-        finder = cast("Finder", game) if hasattr(game, "find") else None
+        finder = _finder(game)
         shooter = cast("Shooter", game) if hasattr(game, "flashes") and "attack" in game.actions.names else None
     dream = run_dream(opened, truths, dreamed_frames, everything=plot is not None,
                       drift_at=(frames, drift_frames or frames), watch=longest if video is not None else None,
-                      progress=progress)
+                      progress=progress, finder=finder)
     turned = run_dream(opened, turns, min(frames, CIRCLE_FRAMES)) if turns else None
 
     horizons = tuple(range(1, COMPARED_FRAMES + 1)) if plot is not None or curve else HORIZONS
@@ -146,8 +146,9 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
         "world": world.name, "world_hash": world.hash, "engine": opened.name, "precision": opened.precision,
         "frames": frames, "primed_frames": given, "policy": player.name,
         "first_seed": EVALUATION_SEED, **quality(truths, dream, errors, horizons),
-        "drift": drift_at(truths, dream, frames, frames, True),
-        "drift_long": {"frames": drift_frames, **drift_at(truths, dream, drift_frames, drift_frames, True)}
+        "drift": drift_at(truths, dream, frames, frames, finder, with_intervals=True),
+        "drift_long": {"frames": drift_frames,
+                       **drift_at(truths, dream, drift_frames, drift_frames, finder, with_intervals=True)}
         if drift_frames else None,
         **inverse_dynamics(reader, truths, dream), "judge_hash": reader.hash if reader else None,
         **_clip_figures(truths, dream),
@@ -166,7 +167,7 @@ def evaluate(world: World | str | os.PathLike[str], engine: str | Engine = "auto
             curves = {name: [metrics.pooled_psnr(e) for e in values.T] for name, values in errors.items()}
             times = sorted({*range(DRIFT_WINDOW, dreamed_frames, 8), dreamed_frames})
             pictures.draw_plot(plot, world.name, horizons, curves, times,
-                               [drift_at(truths, dream, t, dreamed_frames) for t in times])
+                               [drift_at(truths, dream, t, dreamed_frames, finder) for t in times])
         if strip is not None:
             pictures.draw_strip(strip, truths[longest], {"dream": dream.frames[longest]})
         if dream.watched is not None and video is not None:
@@ -216,7 +217,7 @@ def play_turns(game: Game, episodes: int, frames: int, primed: int = PRIMED_FRAM
 def _play_episode(game: Game, player: Player, seed: int, frames: int, keep: int,
                   primed: int = PRIMED_FRAMES) -> Truth:
     """keep: up to which horizon the real frames are kept."""
-    policy = player.make(game.actions, np.random.default_rng(seed))
+    policy, finder = player.make(game.actions, np.random.default_rng(seed)), _finder(game)
     view = game.reset(seed)
     total = primed + frames
     actions, views, statistics = [np.zeros(game.actions.size, np.float32)], [view], []
@@ -231,20 +232,36 @@ def _play_episode(game: Game, player: Player, seed: int, frames: int, keep: int,
         if index < primed + keep:
             views.append(view)
         if index >= primed:
-            statistics.append(metrics.frame_statistics(view.frame, before))
+            statistics.append(statistics_of(view.frame, before, finder))
     variables = {name: np.array([v.variables[name] for v in views], np.float64) for name in view.variables}
     return Truth(seed, np.stack(actions), np.stack([v.frame for v in views]),
-                 np.array(statistics).reshape(-1, len(metrics.STATISTICS)), variables,
+                 np.array(statistics).reshape(-1, len(drift_names(finder, view.frame))), variables,
                  tuple(v.targets for v in views), primed)
 
 
+def _finder(game: Game) -> Finder | None:
+    return cast("Finder", game) if hasattr(game, "find") else None
+
+
+def drift_names(finder: Finder | None, frame: np.ndarray) -> tuple[str, ...]:
+    """What drift is measured by: `metrics.STATISTICS`, then the things of a game that can be found in a picture."""
+    return (*metrics.STATISTICS, *(finder.find(frame) if finder else ()))
+
+
+def statistics_of(frame: np.ndarray, before: np.ndarray, finder: Finder | None) -> np.ndarray:
+    """(S,) float64 in the order of `drift_names`; of a thing 1 where the frame shows it, else 0."""
+    things = finder.find(frame).values() if finder else ()
+    return np.array([*metrics.frame_statistics(frame, before), *(thing is not None for thing in things)])
+
+
 def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool = False,
-              watch: int | None = None, progress: Progress | None = None, drift_at: tuple[int, ...] = ()) -> Dream:
+              watch: int | None = None, progress: Progress | None = None, drift_at: tuple[int, ...] = (),
+              finder: Finder | None = None) -> Dream:
     """Dream all episodes as one batch: primed with real frames as `Session.prime` does, then alone.
 
     everything: decode every frame (a plot of the drift needs them); otherwise only those that are
     compared and the last `DRIFT_WINDOW`, at the end and at each of `drift_at`. watch: the episode of which
-    every frame is kept.
+    every frame is kept. finder: of a game that has things, as in `truths`.
     """
     state, primed = engine.new_state(len(truths)), truths[0].primed
     state.seed[:] = [truth.seed for truth in truths]
@@ -256,7 +273,7 @@ def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool
     kept = min(frames, COMPARED_FRAMES)
     shown = np.zeros((len(truths), kept, *size), np.uint8)
     watched = None if watch is None else np.zeros((frames, *size), np.uint8)
-    statistics = np.full((len(truths), frames, len(metrics.STATISTICS)), np.nan)
+    statistics = np.full((len(truths), frames, len(drift_names(finder, truths[0].frames[0]))), np.nan)
     before: np.ndarray | None = np.stack([truth.frames[primed - 1] for truth in truths])
     for horizon in range(1, frames + 1):
         index = primed - 1 + horizon
@@ -271,7 +288,7 @@ def run_dream(engine: Engine, truths: list[Truth], frames: int, everything: bool
                 watched[horizon - 1] = decoded[watch]
             if before is not None:
                 for episode, pair in enumerate(zip(decoded, before, strict=True)):
-                    statistics[episode, horizon - 1] = metrics.frame_statistics(*pair)
+                    statistics[episode, horizon - 1] = statistics_of(*pair, finder)
             before = decoded
         else:
             before = None
@@ -326,7 +343,7 @@ def quality(truths: list[Truth], dream: Dream, errors: dict[str, np.ndarray],
             "psnr_ceiling": psnr("ceiling"), "psnr_copy_last": psnr("copy_last")}
 
 
-def drift_at(truths: list[Truth], dream: Dream, horizon: int, of_game: int,
+def drift_at(truths: list[Truth], dream: Dream, horizon: int, of_game: int, finder: Finder | None = None,
              with_intervals: bool = False) -> dict[str, Any]:
     """Ratio dream / game of each statistic. Dream: mean over all episodes and the last `DRIFT_WINDOW`
     frames up to `horizon`. Game: mean over every real frame after the primed ones of the same
@@ -344,10 +361,11 @@ def drift_at(truths: list[Truth], dream: Dream, horizon: int, of_game: int,
         game = some[:, 1].sum() / max(some[:, 2].sum(), 1)
         return float(some[:, 0].mean() / game) if game > 0 else None
 
-    figures: dict[str, Any] = {name: metrics.rounded(ratio(rows[:, i]), 4) for i, name in enumerate(metrics.STATISTICS)}
+    names = drift_names(finder, truths[0].frames[0])
+    figures: dict[str, Any] = {name: metrics.rounded(ratio(rows[:, i]), 4) for i, name in enumerate(names)}
     if with_intervals:
         figures["interval"] = {name: metrics.rounded_pair(metrics.interval(rows[:, i], ratio), 4)
-                               for i, name in enumerate(metrics.STATISTICS)}
+                               for i, name in enumerate(names)}
     return figures
 
 

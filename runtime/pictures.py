@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.runtime.metrics import STATISTICS
 
 if TYPE_CHECKING:
     from dreamloop.runtime.evaluate import Truth
@@ -39,7 +38,7 @@ def draw_plot(path: str | os.PathLike[str], name: str, horizons: Sequence[int],
         left.plot([h for h, _ in known], [v for _, v in known], label=LABELS[curve])
     left.set(title=f"{name}: dream against game", xlabel="horizon (frames)", ylabel="PSNR (dB)", xscale="log")
     left.legend()
-    for statistic in STATISTICS:
+    for statistic in drift[0]:
         known = [(t, v) for t, ratios in zip(times, drift, strict=True) if (v := ratios[statistic]) is not None]
         right.plot([t for t, _ in known], [v for _, v in known], label=statistic)
     right.axhspan(0.7, 1.3, color="0.92")

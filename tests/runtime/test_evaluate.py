@@ -172,6 +172,29 @@ def test_whoever_touches_no_key_is_judged_as_well(truths: list[ev.Truth]) -> Non
     np.testing.assert_array_equal(looked_at[0].frames[0], truths[0].frames[0])
 
 
+def test_a_thing_that_a_dream_loses_is_drift(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    from dreamloop.models.training.games.pong import PongGame
+
+    class WithoutBall(Oracle):
+        def decode(self, latents: np.ndarray) -> np.ndarray:
+            frames = super().decode(latents).copy()
+            for frame in frames:
+                if (ball := game.find(frame)["ball"]) is not None:
+                    row, column = int(ball.y) // 2, int(ball.x) // 2
+                    frame[row - 4 : row + 5, column - 3 : column + 4] = frame[60, 2]  # the bare court
+            return frames
+
+    with PongGame() as game:
+        assert ev._finder(game) is game
+        truths = ev.play_game(game, game.players[-1], 1, ev.DRIFT_WINDOW)
+        world = tiny_world(tmp_path / "pong", frame_height=105, frame_width=80, game="pong")
+        for engine, balls in ((Oracle(world, truths), 1.0), (WithoutBall(world, truths), 0.0)):
+            dream = ev.run_dream(engine, truths, ev.DRIFT_WINDOW, finder=game)
+            drift = ev.drift_at(truths, dream, ev.DRIFT_WINDOW, ev.DRIFT_WINDOW, game)
+            assert (drift["ball"], drift["player"], drift["enemy"]) == (balls, 1.0, 1.0)
+
+
 def test_seeds_are_neither_training_nor_its_held_out_split() -> None:
     from dreamloop.models.training.recording import HELD_OUT_SEED
     assert HELD_OUT_SEED + 100_000_000 < ev.EVALUATION_SEED < 2**31 - 1_000_000  # ViZDoom takes 31 bits
