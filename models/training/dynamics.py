@@ -204,7 +204,7 @@ def train_dynamics(run: Run, spec: WorldSpec, settings: DynamicsTraining, second
     torch.manual_seed(1)
     trainer = ClipTrainer(run, spec, settings)
     if begin is not None:
-        trainer.net.load_state_dict(inherited(begin, spec, "dynamics"))
+        trainer.net.load_state_dict({**trainer.net.state_dict(), **inherited(begin, spec, "dynamics")})
     values = train_stage(run, "dynamics", trainer.net,
                          optimizers_for(trainer.net, settings.learning_rate, settings.matrix_learning_rate), seconds,
                          lambda rng, spent: trainer.parallel_step(clips, rng, spent), settings.ema_decay,

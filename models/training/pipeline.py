@@ -22,7 +22,7 @@ from dreamloop.models.training import recording
 from dreamloop.models.training.autoencoder import encode_recording, train_autoencoder
 from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.distillation import Method, train_student
-from dreamloop.models.training.dynamics import train_dynamics
+from dreamloop.models.training.dynamics import MEASURED_FRAMES, train_dynamics
 from dreamloop.models.training.games import Player
 from dreamloop.models.training.inherit import PARTS, inherited
 from dreamloop.models.training.judges import inherit_judges, judge_spec, load_judge, save_judge, train_judges
@@ -70,8 +70,8 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     stages = ["dynamics", *(method.name for method in chosen.distillation)]
 
     def clips(frames: int) -> list[LatentClips]:
-        return [encode_recording(run, spec, split, part, frames)
-                for split, part in (("train", data), ("held_out", held_out))]
+        return [encode_recording(run, spec, "train", data, frames),
+                encode_recording(run, spec, "held_out", held_out, max(frames, MEASURED_FRAMES))]
 
     if not run.finished(stages[-1]):
         stage("dynamics", lambda s: train_dynamics(run, spec, chosen.dynamics, s, *clips(chosen.dynamics.clip_frames),

@@ -16,8 +16,11 @@ from dreamloop.models.core.spec import ActionSpec, Button, MemorySpec, PlanSpec,
 from dreamloop.models.core.world import World
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.dit import Dynamics
+from dreamloop.models.training.data import LatentClips
+from dreamloop.models.training.dynamics import DynamicsTraining, train_dynamics
 from dreamloop.models.training.inherit import PARTS, inherited
 from dreamloop.models.training.recipes import beginning_from, recipe
+from dreamloop.models.training.run import Run
 
 OTHER_KEYS = ActionSpec((Button("forward"), Button("attack"), Button("turn_left")))
 
@@ -55,6 +58,25 @@ def test_the_autoencoder_is_the_first_worlds(first: World) -> None:
     net.load_state_dict(inherited(first, dataclasses.replace(first.spec, actions=OTHER_KEYS), "autoencoder"))
     for name, value in net.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), first.weights[f"autoencoder.{name}"])
+
+
+def test_tokens_of_other_latents_are_read_anew_by_blocks_that_are_inherited(tmp_path: Path, first: World) -> None:
+    d = first.spec.dynamics
+    spec = dataclasses.replace(first.spec, dynamics=dataclasses.replace(d, patch=1 if d.patch == 2 else 2))
+    run = Run(tmp_path / "run", "tiny", "cpu", resume=False, compiling=False)
+    clips = LatentClips([np.random.default_rng(0).normal(size=(60, *spec.latent_shape)).astype(np.float16)],
+                        [np.zeros((60, spec.actions.size), np.float32)],
+                        [np.zeros((60, *spec.latent_shape[1:]), bool)], 25)
+    train_dynamics(run, spec, DynamicsTraining(clip_frames=25), 0.0, clips, clips, begin=first)
+    saved = run.load("dynamics")
+    assert saved is not None
+    own = {name: tuple(value.shape) for name, value in Dynamics(spec).state_dict().items()}
+    assert {name: tuple(value.shape) for name, value in saved["module"].items()} == own
+    taken = [name for name, value in saved["module"].items()
+             if first.weights[f"dynamics.{name}"].shape == value.shape]
+    for name in taken:
+        np.testing.assert_array_equal(saved["module"][name].numpy(), first.weights[f"dynamics.{name}"])
+    assert own.keys() - taken == {"input.weight", "output.weight", "output.bias"}
 
 
 def test_another_size_is_refused_by_name(first: World) -> None:

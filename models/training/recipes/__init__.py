@@ -10,7 +10,7 @@ from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.training.autoencoder import AutoencoderTraining
 from dreamloop.models.training.distillation import Method
 from dreamloop.models.training.distillation.regression import SelfRollout
-from dreamloop.models.training.dynamics import MEASURED_FRAMES, DynamicsTraining
+from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.polish import Polish
 
 
@@ -35,12 +35,6 @@ class Recipe:
     polish: Polish | None = None
     game: str = ""
     begin_from: str = ""
-
-    def __post_init__(self) -> None:
-        for name, frames in (("dynamics", self.dynamics.clip_frames),
-                             *((method.name, method.clip_frames) for method in self.distillation)):
-            if frames < MEASURED_FRAMES:
-                raise DreamloopError(f"clips of stage {name} have {frames} frames; its figures need {MEASURED_FRAMES}")
 
     @property
     def game_name(self) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from dreamloop.models.core.spec import MemorySpec
 from dreamloop.models.training.distillation.scoring import Scoring
 from dreamloop.models.training.dynamics import DynamicsTraining
 from dreamloop.models.training.games.doom_keys import WALK, doom_actions
@@ -35,7 +36,10 @@ FROM_NOTHING = dataclasses.replace(
            "judges.motion_told": 0.5})
 DOOM_MAZE = beginning_from(dataclasses.replace(
     FROM_NOTHING,
-    minutes=80.0,  # of one core
-    shares={"autoencoder": 0.19, "dynamics": 0.10, "scoring": 0.56, "decoder": 0.10, "judges": 0.05},
-    dynamics=DynamicsTraining(history_noise=0.15, history_noise_share=0.5, foreign_share=0.1),
-    distillation=(Scoring(batch_clips=3),)), "doom-corridor")
+    spec=dataclasses.replace(FROM_NOTHING.spec, dynamics=dataclasses.replace(FROM_NOTHING.spec.dynamics, patch=1),
+                             memory=MemorySpec(window_frames=8)),
+    minutes=180.0,  # of one core
+    shares={"autoencoder": 0.07, "dynamics": 0.47, "scoring": 0.39, "decoder": 0.04, "judges": 0.03},
+    dynamics=DynamicsTraining(clip_frames=12, batch_clips=4, history_noise=0.15, history_noise_share=0.5,
+                              foreign_share=0.1),
+    distillation=(Scoring(clip_frames=12, batch_clips=2),)), "doom-corridor")
