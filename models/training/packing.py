@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
 from dreamloop.models.core.world import CARD_FILE, FIGURES_FILE, World, load_world, save_world
 from dreamloop.models.training.data import Recording
@@ -22,20 +23,35 @@ START_FRAMES = 8
 
 
 def pack_world(run: Run, spec: WorldSpec, data: Recording, dynamics: str = "self_rollout",
-               folder: str = "world") -> World:
+               folder: str = "world", noise_at_play: float = 1.0) -> World:
     """Write RUN/`folder` with the averaged weights of the autoencoder and of stage `dynamics`; returns it
     as a player will load it. With the stage of that name and a spec of several noise levels, this packs
-    the teacher. Where stage `decoder` has run, the decoder is the polished one."""
+    the teacher. Where stage `decoder` has run, the decoder is the polished one. noise_at_play: see `Recipe`."""
     weights: dict[str, np.ndarray] = {}
     autoencoder = "polished" if run.finished("decoder") else "autoencoder"
     for prefix, stage in (("autoencoder.", autoencoder), ("dynamics.", dynamics)):
         saved = run.load(stage)
         assert saved is not None, f"stage {stage} comes before packing"
         weights |= {prefix + name: value.float().numpy() for name, value in saved["average"].items()}
+    weights = with_less_noise(spec, weights, noise_at_play)
     where = run.folder / folder
     save_world(where, spec, weights, start_frames(data), card(spec, run.record))
     write_figures(where, spec)
     return load_world(where)
+
+
+def with_less_noise(spec: WorldSpec, weights: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:
+    """The weights of a one-step world whose answers are drawn from noise of this deviation, not 1: the columns that
+    read it are scaled, so nothing that plays a world knows of it. Below 1 answers lie closer to the middle of
+    those that might be, as images do whose generator's noise is truncated (Brock et al. 2019, BigGAN)."""
+    if scale == 1.0:
+        return weights
+    if len(spec.dynamics.sigmas) > 1:
+        raise DreamloopError(f"{spec.name} is played at {len(spec.dynamics.sigmas)} noise levels: only one's noise "
+                             "can be scaled")
+    read = weights["dynamics.input.weight"].copy()  # (W, previous latent's token, then the noise's)
+    read[:, spec.token_channels :] *= scale
+    return {**weights, "dynamics.input.weight": read}
 
 
 def start_frames(data: Recording) -> np.ndarray:

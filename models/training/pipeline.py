@@ -84,7 +84,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     stage("judges", lambda s: inherit_judges(run, judges_before) if judges_before else
           train_judges(run, spec, data, held_out, s))
     save_judge(run, folder / "judges" / spec.game)
-    pack_world(run, spec, data, stages[-1])
+    pack_world(run, spec, data, stages[-1], noise_at_play=chosen.noise_at_play)
     run.console.print(f"packed {folder.name}/world: dreamloop play {folder / 'world'}")
     return folder / "world"
 

@@ -20,8 +20,9 @@ class Recipe:
     by stage; gates: least figure by `stage.figure` (the run stops below it); distillation: what follows
     stage `dynamics`, one stage each, by its name; the last one's network is the world's; polish: what stage
     `decoder` does after them, if anything; game: what `open_game` takes, where the name in the spec is not
-    enough (a folder's path); begin_from: the world (of the zoo, or a folder) whose weights are the first ones
-    (inherit.py)."""
+    enough (a folder's path); noise_at_play: deviation of the noise that the packed world answers from, of what it was
+    trained with (packing.with_less_noise); begin_from: the world (of the zoo, or a folder) whose weights are the first
+    ones (inherit.py)."""
 
     spec: WorldSpec
     record_frames: int
@@ -34,6 +35,7 @@ class Recipe:
     distillation: tuple[Method, ...] = (SelfRollout(),)
     polish: Polish | None = None
     game: str = ""
+    noise_at_play: float = 1.0
     begin_from: str = ""
 
     @property
@@ -64,7 +66,10 @@ def only(recipe: Recipe, stages: Sequence[str], judged: bool = False) -> Recipe:
     spent = sum(recipe.shares[name] for name in set(stages))
     for_judges = 0.0 if judged else recipe.shares["judges"]
     gates = {name: least for name, least in recipe.gates.items() if not name.startswith("judges.")}
-    return replace(recipe, gates=gates, shares={"judges": for_judges} | {
+    # a network that is not trained anew has been packed once, and reads its noise as it should
+    dynamics = {"dynamics", *(method.name for method in recipe.distillation)}
+    noise = recipe.noise_at_play if dynamics & set(stages) else 1.0
+    return replace(recipe, gates=gates, noise_at_play=noise, shares={"judges": for_judges} | {
         name: (1.0 - for_judges) * recipe.shares[name] / spent if name in stages else 0.0 for name in networks})
 
 
