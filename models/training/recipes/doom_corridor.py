@@ -24,8 +24,8 @@ both). What the noise did, what the spoilt clips and what the minutes was not to
 It is packed with 0.8 of the noise that it learnt with (`noise_at_play`): nothing was trained for that. Every frame
 is drawn anew from all that might be, and a network that has had few minutes takes its own doubt for chance, so walls
 boil. With 0.8 they hold: 24.4 dB are left at 64 frames (23.8 with all of the noise), flashes without a shot are 0.08
-(0.20), shots that flash 0.96 (0.95), keys read from the dream 0.713 (0.709). What it costs is motion, 0.51 of the game's
-after 1,000 frames (0.68). Over six episodes of 300 frames 0.6 was too little: keys 0.69 there, 0.75 with 0.8.
+(0.20), shots that flash 0.96 (0.95), keys read from the dream 0.713 (0.709). What it costs is motion, 0.51 of the
+game's after 1,000 frames (0.68). Over six episodes of 300 frames 0.6 was too little: keys 0.69 there, 0.75 with 0.8.
 
 Tried from nothing, on one core: cells of 8x8 pixels with 8 channels, tokens of 4x4 of them, width 192, a world of
 3.7 MB. 22 minutes made a code of 30.6 dB which keeps 0.39 of the things that the frames show (the shipped one 0.31
