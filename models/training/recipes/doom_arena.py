@@ -11,7 +11,7 @@ first world the weapon faded now and then and stayed faded, and one shot in four
 0.76 had one in the dream, then 0.97; of the dream's flashes 0.07 had no shot, then 0.04; keys read from the dream 0.89,
 then 0.92 (0.95 from the game).
 
-What the third step did shows where nobody touches a key, which `evaluate` does not look at: within 400 frames the
+What the third step did shows where nobody touches a key (`evaluate --policy idle`): within 400 frames the
 world before it lost the room, then status bar and weapon, and never found them again; now both stay through 2,400
 frames from six starts, and the room comes back. Clips of 8 and 32 frames are told from the game's with 0.79 and 0.61
 (0.90 and 0.75 before, in the same storage), 24.1 dB are left at 64 frames (23.0), after 10,000 frames motion is 0.88 of
@@ -21,7 +21,8 @@ the game's (0.71). It cost some obedience: keys 0.895 (0.915), of its flashes 0.
 In the fourth step the decoder alone learnt, for 9 minutes of one core, beside dreams of the new network
 (`--only decoder`; 0.6 of the way is kept as always), and ships half of the way there. Texture after 1,000 frames had
 been 0.79 of the game's; at the end of the way it is 1.10, and motion 1.27, which is grain; half of the way it is 0.91,
-and motion 1.13. Clips of 8 and 32 frames are told from the game's with 0.71 and 0.60 (0.79, 0.61)."""
+and motion 1.13. After 10,000 frames of 4 episodes mean, spread, motion and gradient are 0.99, 0.86, 0.97 and 0.88
+(0.99, 0.85, 0.88, 0.76). Clips of 8 and 32 frames are told from the game's with 0.71 and 0.60 (0.79, 0.61)."""
 
 from __future__ import annotations
 
