@@ -47,7 +47,7 @@ def train(recipe: str | None, game: str | None, minutes: float | None, device: s
 def scripted(policy: str | None) -> Player | None:
     """Who plays while nobody sits there, None for the game's own players."""
     if policy == "human":
-        raise DreamloopError("--policy human is for `dreamloop record`; train on that with --recordings")
+        raise DreamloopError("--policy human is for `dreamloop record`; `train --recordings` learns from that")
     from dreamloop.models.training.games.players import find_player
     return find_player(policy) if policy else None
 

@@ -88,6 +88,8 @@ def card(spec: WorldSpec, record: dict[str, Any], evaluation: dict[str, Any] | N
         f"| memory | {spec.memory.window_frames} recent frames, {spec.memory.dilated_frames} at every "
         f"{spec.memory.dilation}th, {spec.memory.sink_frames} sinks; plan {spec.plan.policy}"
         f"{', with a linear branch for what it skips' if spec.plan.linear else ''} |",
+        *([f"| noise at play | {noise:g} of what it learnt with |"]
+          if (noise := record.get("noise_at_play", 1.0)) != 1.0 else []),
         "| storage | int8 codes, 16 to a channel's root mean square, deflated; small tensors float32 |", "",
         "## Training", "", "Figures of each stage, on held-out episodes.", "", "| stage | figures |", "|---|---|"]
     lines += [f"| {name} | {', '.join(f'{k} {v:g}' for k, v in figures.items())} |" for name, figures in stages.items()]

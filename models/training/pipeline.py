@@ -58,6 +58,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     run.record["command"] = f"dreamloop train {what}{more} --minutes {seconds / 60:g}"
     if first is not None:
         run.record["begins_from"] = f"{first.name} ({first.hash[:8]})"
+    run.record["noise_at_play"] = chosen.noise_at_play
     recorded = _record(run, chosen, player, Path(recordings) if recordings else None)
     data, held_out = Recording(recorded, "train"), Recording(recorded, "held_out")
     spec, shares = chosen.spec, chosen.shares

@@ -111,11 +111,16 @@ def test_a_world_begins_from_anothers_weights_and_its_card_says_so(tmp_path: Pat
     starts = np.zeros((1, 120, 160, 3), np.uint8)
     save_world(tmp_path / "first", TOY.spec, random_weights(TOY.spec), starts, "")
     first = load_world(tmp_path / "first")
-    short = dataclasses.replace(TOY, dynamics=dataclasses.replace(TOY.dynamics, clip_frames=8))
+    short = dataclasses.replace(TOY, dynamics=dataclasses.replace(TOY.dynamics, clip_frames=8), noise_at_play=0.5)
     folder = pipeline.train(short, minutes=0.02, device="cpu", run_folder=tmp_path / "run",
                             begin=str(tmp_path / "first"))
     world = load_world(folder)
     assert f"| first weights | those of toy-arena ({first.hash[:8]}) |" in world.card and "--begin " in world.card
+    assert "| noise at play | 0.5 of what it learnt with |" in world.card
+    learnt = torch.load(tmp_path / "run" / "self_rollout.ckpt", weights_only=True)["average"]["input.weight"].numpy()
+    of_noise = (slice(None), slice(world.spec.token_channels, None))
+    np.testing.assert_allclose(world.weights["dynamics.input.weight"][of_noise], 0.5 * learnt[of_noise],
+                               atol=0.1 * np.abs(learnt).max())  # packed as codes
     found = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["dynamics"]
     assert np.isfinite(found["rollout_16"]), "clips that are shorter than what a stage's figures are taken of"
     for name in ("autoencoder.encoder.stem.weight", "dynamics.blocks.0.qkv.weight"):
