@@ -172,7 +172,7 @@ class ClipTrainer:
         pass began from (its noise, where that is the only one); both (B, F, C, h, w)."""
         b, frames = action.shape[:2]
         spec = replace(self.spec, dynamics=replace(self.spec.dynamics, sigmas=levels))
-        ring = torch.zeros(spec.ring_shape(b), device=z.device, dtype=torch.bfloat16)
+        ring = torch.zeros(spec.ring_shape(b), device=z.device, dtype=self.run.dtype)
         previous, begun, latent = [], [], z[:, 0]
         host_action = action.cpu().numpy()
         for i in range(frames):

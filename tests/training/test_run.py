@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from worlds import tiny_spec
 
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.models.training import run as runs
+from dreamloop.models.networks.ring import RingPass
+from dreamloop.models.training import dynamics, run as runs
+from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining
 from dreamloop.models.training.run import GateError, Run, train_stage
 
 
@@ -100,3 +103,19 @@ def test_a_run_folder_is_not_overwritten_nor_taken_by_another_recipe(tmp_path: P
     with pytest.raises(DreamloopError, match="belongs to toy"):
         Run(tmp_path, "another", "cpu", resume=True)
     assert new_run(tmp_path).finished("record") and not new_run(tmp_path).finished("autoencoder")
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_products_are_in_bfloat16_only_where_the_processor_has_them(has_bfloat16: bool, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "multiplies_bfloat16", lambda device: has_bfloat16)
+    run = Run(tmp_path, "toy", "cpu", resume=True)
+    trainer = ClipTrainer(run, tiny_spec(), DynamicsTraining())
+    rings = []
+    monkeypatch.setattr(dynamics, "RingPass", lambda spec, ring, inputs: rings.append(ring) or RingPass(
+        spec, ring, inputs))
+    z, action = torch.zeros(1, 3, *tiny_spec().latent_shape), torch.zeros(1, 2, tiny_spec().actions.size)
+    trainer.rollout(z, action, np.zeros(1, np.uint64), 1)
+    with run.autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert {product.dtype, rings[0].dtype} == {torch.bfloat16 if has_bfloat16 else torch.float32}
