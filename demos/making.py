@@ -30,7 +30,7 @@ def record(game: str, out: str, frames: int, seed: int, policy: str | None, held
 
 def train(recipe: str | None, game: str | None, minutes: float | None, device: str | None, resume: bool,
           run_folder: str | None, policy: str | None, recordings: str | None, begin: str | None,
-          only: str) -> tuple[Path, str]:
+          only: str, batch: int) -> tuple[Path, str]:
     """Train a world; returns its folder and the game to judge it against."""
     if (recipe is None) == (game is None):
         raise DreamloopError("name a RECIPE or a --game, one of the two")
@@ -40,7 +40,7 @@ def train(recipe: str | None, game: str | None, minutes: float | None, device: s
     chosen = recipe_named(recipe) if recipe is not None else recipe_for(game or "")
     folder = pipeline.train(chosen, minutes=minutes, device=device, resume=resume, run_folder=run_folder,
                             player=scripted(policy), recordings=recordings, begin=begin,
-                            stages=only.split(",") if only else ())
+                            stages=only.split(",") if only else (), batch=batch)
     return folder, chosen.game_name
 
 

@@ -41,7 +41,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     with packages("training", "train,games,eval"):
         from dreamloop.demos import making
         folder, game = making.train(args.recipe, args.game, args.minutes, args.device, args.resume, args.run_folder,
-                                    args.policy, args.recordings, args.begin, args.only)
+                                    args.policy, args.recordings, args.begin, args.only, args.batch)
         from dreamloop.models.core.world import load_world
         from dreamloop.models.training import packing
         from dreamloop.runtime.evaluate import evaluate
@@ -60,6 +60,9 @@ def add_train(verb: AddVerb) -> None:
     train.add_argument("--game", metavar="GAME", help="instead: any game, gymnasium:ENV_ID or folder:PATH")
     train.add_argument("--minutes", type=minutes, metavar="M", help="time for all stages (default: the recipe's)")
     train.add_argument("--device", choices=("cpu", "cuda"), help="what trains (default: cuda where there is one)")
+    train.add_argument("--batch", type=whole(1), default=1, metavar="N",
+                       help="clips and frames of a step, as many times the recipe's: a GPU has room for more (default: "
+                            "1)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     add_policy(train, "idle, random, sticky or module:function")
     train.add_argument("--recordings", metavar="FOLDER", help="learn from what `dreamloop record` put there")

@@ -28,7 +28,8 @@ from dreamloop.models.networks.dit import Dynamics, sequence_geometry
 from dreamloop.models.networks.ring import RingPass
 from dreamloop.models.training.data import LatentClips
 from dreamloop.models.training.inherit import inherited
-from dreamloop.models.training.run import Run, train_stage
+from dreamloop.models.training.muon import Muon
+from dreamloop.models.training.run import Run, multiplies_bfloat16, train_stage
 
 FOREIGN_CELLS = 0.25  # of a spoilt clip
 MEASURED_FRAMES = 24  # of a clip, for a stage's figures: eight real ones and sixteen of a rollout
@@ -61,7 +62,8 @@ def optimizers_for(net: Dynamics, learning_rate: float, matrix_learning_rate: fl
                 if name.startswith("blocks.") and p.ndim == 2 and not name.endswith("table")]
     chosen = {id(p) for p in matrices}
     others = [p for p in net.parameters() if id(p) not in chosen]
-    return [torch.optim.Muon(matrices, lr=matrix_learning_rate, weight_decay=0.01),
+    dtype = torch.bfloat16 if multiplies_bfloat16(matrices[0].device) else torch.float32
+    return [Muon(matrices, lr=matrix_learning_rate, weight_decay=0.01, dtype=dtype),
             torch.optim.AdamW(others, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.98))]
 
 

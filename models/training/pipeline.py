@@ -28,19 +28,21 @@ from dreamloop.models.training.inherit import PARTS, inherited
 from dreamloop.models.training.judges import inherit_judges, judge_spec, load_judge, save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.polish import train_decoder
-from dreamloop.models.training.recipes import Recipe, beginning_from, only, recipe
+from dreamloop.models.training.recipes import Recipe, beginning_from, in_batches, only, recipe
 from dreamloop.models.training.run import GateError, Run
 
 
 def train(name: str | Recipe, minutes: float | None = None, device: str | None = None, resume: bool = False,
           run_folder: str | Path | None = None, player: Player | None = None,
-          recordings: str | Path | None = None, begin: str | None = None, stages: Sequence[str] = ()) -> Path:
+          recordings: str | Path | None = None, begin: str | None = None, stages: Sequence[str] = (),
+          batch: int = 1) -> Path:
     """Train a world; returns the packed folder. minutes: time for all stages but the recording
     (default: the recipe's); device: `cpu` or `cuda` (default: cuda where there is one); player: who
     records, instead of the game's own players; recordings: a folder that `record` has filled, whose
     training episodes are then all there are; begin: a world whose weights are the first ones; stages: that get all
-    the minutes, the others staying as that world has them (default: all of them)."""
-    chosen = recipe(name) if isinstance(name, str) else name
+    the minutes, the others staying as that world has them (default: all of them); batch: how many times the recipe's
+    clips and frames every step learns from."""
+    chosen = in_batches(recipe(name) if isinstance(name, str) else name, batch)
     if begin:
         chosen = beginning_from(chosen, begin)
     judges_before = _judges_of(chosen) if stages else None
@@ -55,6 +57,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     seconds = 60.0 * (minutes or chosen.minutes)
     what = f"--game {unquote(chosen.spec.game)}" if chosen.game else chosen.spec.name
     more = (f" --begin {begin}" if begin else "") + (f" --only {','.join(stages)}" if stages else "")
+    more += f" --batch {batch}" if batch != 1 else ""
     run.record["command"] = f"dreamloop train {what}{more} --minutes {seconds / 60:g}"
     if first is not None:
         run.record["begins_from"] = f"{first.name} ({first.hash[:8]})"

@@ -104,7 +104,7 @@ class Run:
 
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether a device has products of bfloat16. A CPU with AVX2 and no AVX-512 has not: there torch converts number by
-    number, and a step of doom-maze's dynamics takes seventeen times as long as in float32 (one core of an AMD EPYC)."""
+    number, and the products of a step of doom-maze's dynamics take seventeen times as long as in float32."""
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

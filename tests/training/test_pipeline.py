@@ -22,7 +22,7 @@ from dreamloop.models.training.autoencoder import encode_recording
 from dreamloop.models.training.data import Recording
 from dreamloop.models.training.judges import judge_spec
 from dreamloop.models.training.packing import write_card
-from dreamloop.models.training.recipes import Recipe, recipe
+from dreamloop.models.training.recipes import Recipe, in_batches, recipe
 from dreamloop.models.training.run import GateError, Run
 from dreamloop.runtime import Session
 
@@ -113,8 +113,9 @@ def test_a_world_begins_from_anothers_weights_and_its_card_says_so(tmp_path: Pat
     first = load_world(tmp_path / "first")
     short = dataclasses.replace(TOY, dynamics=dataclasses.replace(TOY.dynamics, clip_frames=8), noise_at_play=0.5)
     folder = pipeline.train(short, minutes=0.02, device="cpu", run_folder=tmp_path / "run",
-                            begin=str(tmp_path / "first"))
+                            begin=str(tmp_path / "first"), batch=2)
     world = load_world(folder)
+    assert " --batch 2 --minutes 0.02" in world.card
     assert f"| first weights | those of toy-arena ({first.hash[:8]}) |" in world.card and "--begin " in world.card
     assert "| noise at play | 0.5 of what it learnt with |" in world.card
     learnt = torch.load(tmp_path / "run" / "self_rollout.ckpt", weights_only=True)["average"]["input.weight"].numpy()
@@ -125,6 +126,19 @@ def test_a_world_begins_from_anothers_weights_and_its_card_says_so(tmp_path: Pat
     assert np.isfinite(found["rollout_16"]), "clips that are shorter than what a stage's figures are taken of"
     for name in ("autoencoder.encoder.stem.weight", "dynamics.blocks.0.qkv.weight"):
         assert np.corrcoef(world.weights[name].ravel(), first.weights[name].ravel())[0, 1] > 0.9
+
+
+def test_a_larger_batch_is_one_of_every_stage() -> None:
+    chosen = in_batches(recipe("doom-arena"), 3)
+    before = recipe("doom-arena")
+    assert chosen.polish is not None and before.polish is not None
+    for now, was in ((chosen.autoencoder.batch_frames, before.autoencoder.batch_frames),
+                     (chosen.dynamics.batch_clips, before.dynamics.batch_clips),
+                     (chosen.distillation[0].batch_clips, before.distillation[0].batch_clips),
+                     (chosen.distillation[0].rollouts.batch_clips, before.distillation[0].rollouts.batch_clips),
+                     (chosen.polish.batch_frames, before.polish.batch_frames)):
+        assert now == 3 * was
+    assert in_batches(chosen, 1) == chosen and chosen.spec == before.spec
 
 
 def test_only_some_stages_are_trained_on_and_the_others_stay_as_they_were(tmp_path: Path) -> None:

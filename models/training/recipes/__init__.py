@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.spec import WorldSpec
@@ -71,6 +72,25 @@ def only(recipe: Recipe, stages: Sequence[str], judged: bool = False) -> Recipe:
     noise = recipe.noise_at_play if dynamics & set(stages) else 1.0
     return replace(recipe, gates=gates, noise_at_play=noise, shares={"judges": for_judges} | {
         name: (1.0 - for_judges) * recipe.shares[name] / spent if name in stages else 0.0 for name in networks})
+
+
+BATCHES = ("batch_clips", "batch_frames")  # every stage's word for how many a step learns from
+
+
+def in_batches(recipe: Recipe, times: int) -> Recipe:
+    """The recipe with so many times the clips and frames in every step of autoencoder, dynamics, distillation and
+    decoder. Rates stay: the recipes' batches are those of two cores, and small."""
+    def larger(settings: Any) -> Any:
+        if isinstance(settings, tuple):
+            return tuple(larger(each) for each in settings)
+        if not is_dataclass(settings):
+            return settings
+        found = {f.name: getattr(settings, f.name) for f in fields(settings)}
+        return replace(settings, **{  # type: ignore[type-var]
+            name: times * value if name in BATCHES else larger(value) for name, value in found.items()})
+
+    return replace(recipe, autoencoder=larger(recipe.autoencoder), dynamics=larger(recipe.dynamics),
+                   distillation=larger(recipe.distillation), polish=larger(recipe.polish))
 
 
 def recipes() -> dict[str, Recipe]:
