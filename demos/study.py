@@ -52,8 +52,10 @@ REVISIT: tuple[Column, ...] = (("revisit", _at("turn", "revisit_psnr")),
 CODE: tuple[Column, ...] = (
     ("decode ms", _at("decode_ms")), ("ceiling", _at("psnr_ceiling", "1")), ("texture", _at("code", "gradient")),
     ("motion error", _at("code", "motion_error")), ("one step", _at("one_step")), *QUALITY[:3], *QUALITY[4:7])
-COLUMNS = {"methods": QUALITY, "exposure": QUALITY, "memory": (*QUALITY, *REVISIT), "autoencoder": CODE}
-BARS = {"methods": QUALITY[5:8], "exposure": QUALITY[5:8], "memory": REVISIT, "autoencoder": (CODE[1], *QUALITY[:2])}
+COLUMNS = {"methods": QUALITY, "exposure": QUALITY, "recovery": (*QUALITY, ("mean", _at("drift", "mean"))),
+           "memory": (*QUALITY, *REVISIT), "autoencoder": CODE}
+BARS = {**dict.fromkeys(("methods", "exposure", "recovery"), QUALITY[5:8]), "memory": REVISIT,
+        "autoencoder": (CODE[1], *QUALITY[:2])}
 LEGEND = ("PSNR in dB at horizons 1, 16, 64; keys: balanced accuracy of reading them from the dream; spread, motion, "
           "gradient: dream over game at the end; heading: degrees off after 35 frames of turning; told: accuracy of "
           "telling clips of 8 and 32 frames from the game (0.5 is perfect); revisit: PSNR against the game after a "

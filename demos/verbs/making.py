@@ -86,7 +86,7 @@ def add_study(verb: AddVerb) -> None:
     study = verb("study", _study, "compare ways to train on a small world: trained alike, judged alike, a table",
                  "dreamloop study methods studies --minutes 20")
     study.add_argument("what", metavar="STUDY",
-                       help="methods, exposure, memory or autoencoder: see docs/distillation.md")
+                       help="methods, exposure, recovery, memory or autoencoder: see docs/distillation.md")
     study.add_argument("out", metavar="OUT", help="folder to write to; the same command goes on where one was stopped")
     study.add_argument("--minutes", type=minutes, default=20.0, metavar="M",
                        help="of training for each variant and each shared stage (default: 20)")

@@ -11,6 +11,7 @@ them judged.
     methods       every method of distillation/ from the same base, and the base itself as one-step student and as
                   teacher at 2 and 4 noise levels
     exposure      error recycling and self-rollout, each with and without
+    recovery      scoring on clips as they are, with foreign cells, and mixed with its own dreams, hundreds of frames in
     memory        window, sinks and dilated slots: as many slots, so as costly
     autoencoder   channels, size of a cell, loss: what is seen, what it costs, and whether it can be foretold
 """
@@ -33,6 +34,7 @@ from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.distillation.adversarial import Adversarial
 from dreamloop.models.training.distillation.consistency import Consistency
 from dreamloop.models.training.distillation.distribution_matching import DistributionMatching
+from dreamloop.models.training.distillation.error_bank import ErrorBank
 from dreamloop.models.training.distillation.regression import SelfRollout
 from dreamloop.models.training.distillation.scoring import Scoring
 from dreamloop.models.training.dynamics import DynamicsTraining, noise_levels, train_dynamics
@@ -94,6 +96,17 @@ def exposure(recipe: Recipe) -> list[Variant]:
     return variants
 
 
+def recovery(recipe: Recipe, foreign: float = 0.25) -> list[Variant]:
+    """What teaches `scoring` to find back from frames that went wrong; from the same base, with as little noise on
+    previous latents as the worlds of Doom have."""
+    little = replace(recipe.dynamics, history_noise=0.15, history_noise_share=0.5)
+    clip = recipe.dynamics.clip_frames
+    alone, banked = Scoring(clip_frames=clip), Scoring(clip_frames=clip, bank=ErrorBank(frames=clip))
+    return [Variant("plain", recipe.spec, little, method=alone),
+            Variant("foreign", recipe.spec, replace(little, foreign_share=foreign), method=alone),
+            Variant("error_bank", recipe.spec, little, method=banked)]
+
+
 def memory(recipe: Recipe, dilated: int = 7, dilation: int = 16, sinks: int = 4) -> list[Variant]:
     """`SLOTS` slots each. The dilated ones reach back further than a full turn takes, 106 frames; all begin from the
     base, whose window has as many, and learn by scoring from clips long enough for them."""
@@ -122,7 +135,7 @@ def autoencoder(recipe: Recipe) -> list[Variant]:
 
 
 STUDIES: dict[str, Callable[[Recipe], list[Variant]]] = {
-    "methods": methods, "exposure": exposure, "memory": memory, "autoencoder": autoencoder}
+    "methods": methods, "exposure": exposure, "recovery": recovery, "memory": memory, "autoencoder": autoencoder}
 
 
 def prepare(recipe: Recipe, out: Path, minutes: float, device: str, with_dynamics: bool) -> Run:

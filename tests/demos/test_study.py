@@ -84,11 +84,12 @@ def test_a_study_survives_a_kill_and_ends_in_a_table(toy: Recipe, tmp_path: Path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("what", ["methods", "exposure", "memory", "autoencoder"])
+@pytest.mark.parametrize("what", ["methods", "exposure", "recovery", "memory", "autoencoder"])
 def test_every_study_runs_to_its_table(what: str, toy: Recipe, tmp_path: Path) -> None:
     report = laboratory.study(what, str(tmp_path), recipe=toy, **{**HOW, "frames": 128, "episodes": 2})  # type: ignore[arg-type]
     rows = sum(len(variant.steps) for variant in training.STUDIES[what](toy))
-    assert len(report["rows"]) == rows == {"methods": 13, "exposure": 4, "memory": 3, "autoencoder": 7}[what]
+    assert len(report["rows"]) == rows == {
+        "methods": 13, "exposure": 4, "recovery": 3, "memory": 3, "autoencoder": 7}[what]
     for row in report["rows"]:
         assert row["figures"]["psnr"]["64"] is not None and row["figures"]["turn"]["heading_error"] is not None
         assert len(row["figures"]["psnr_curve"]) == 256
@@ -106,6 +107,9 @@ def test_studies_change_what_they_ask_about_and_nothing_else() -> None:
     of_exposure = training.exposure(chosen)
     assert {(v.dynamics.recycle_share > 0, v.method is not None) for v in of_exposure} == {
         (False, False), (False, True), (True, False), (True, True)}
+    plain, foreign, banked = training.recovery(chosen)
+    assert (plain.method, plain.spec) == (foreign.method, foreign.spec) and plain.dynamics != foreign.dynamics
+    assert (plain.dynamics, plain.spec) == (banked.dynamics, banked.spec) and plain.method != banked.method
     codes = training.autoencoder(chosen)
     assert {v.spec.tokens for v in codes} == {chosen.spec.tokens} and len({v.dynamics for v in codes}) == 1
     numbers = {v.name: v.spec.dynamics.patch**2 * v.spec.autoencoder.latent_channels for v in codes}
@@ -121,8 +125,8 @@ def test_studies_change_what_they_ask_about_and_nothing_else() -> None:
 def test_a_study_that_cannot_be_is_refused_in_one_line(toy: Recipe, tmp_path: Path,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "quality", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == ("dreamloop study: no study 'quality'; known: methods, exposure, memory, "
-                                       "autoencoder\n")
+    assert capsys.readouterr().err == ("dreamloop study: no study 'quality'; known: methods, exposure, recovery, "
+                                       "memory, autoencoder\n")
     assert main(["study", "exposure", str(tmp_path / "out"), "--only", "plain,mist"]) == 2
     assert capsys.readouterr().err == ("dreamloop study: study exposure has no variant 'mist'; known: plain, "
                                        "plain-self-rollout, recycling, recycling-self-rollout\n")

@@ -21,6 +21,7 @@ from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.distillation.adversarial import Adversarial, AdversarialStudent
 from dreamloop.models.training.distillation.consistency import Consistency, flow_step
 from dreamloop.models.training.distillation.distribution_matching import DistributionMatching, MatchingStudent
+from dreamloop.models.training.distillation.error_bank import ErrorBank
 from dreamloop.models.training.distillation.regression import Rollouts, SelfRollout, alike, followed, play
 from dreamloop.models.training.distillation.scoring import Scoring, energy_score
 from dreamloop.models.training.dynamics import ClipTrainer, DynamicsTraining, measure, optimizers_for
@@ -30,6 +31,8 @@ SMALL = Rollouts(batch_clips=2, real_frames=4)
 METHODS: list[Method] = [
     SelfRollout(rollouts=SMALL, learning_rate=2e-3),
     Scoring(rollouts=SMALL, batch_clips=2, learning_rate=5e-4, matrix_learning_rate=2e-3),
+    Scoring(rollouts=SMALL, batch_clips=2, learning_rate=5e-4, matrix_learning_rate=2e-3,
+            bank=ErrorBank(dreams=2, every=5, real_frames=4)),
     Consistency(batch_clips=2, matrix_learning_rate=2e-3),
     DistributionMatching(rollouts=SMALL),
     DistributionMatching(rollouts=SMALL, steps=3),

@@ -16,7 +16,8 @@ network's own (played through the ring, then made again in parallel, as for self
 frames only. The recording is one of the ways in which the real frames may go on, the dream is
 another; a network that is scored on the one behind a long past of the other learns to forget what it
 chose, and flickers (measured: with rollouts of up to 16 frames on 40% of the batches the one-step error
-rose from .223 to .268 within ten minutes).
+rose from .223 to .268 within ten minutes). The way back from what dreams come to after hundreds of frames is taught by
+an error bank (error_bank.py), where there is one.
 
 Sources: Gneiting and Raftery 2007 (strictly proper scoring rules), Shen and Meinshausen 2023 (engression);
 ensembles trained so forecast the weather (Lang et al. 2024, AIFS-CRPS; Alet et al. 2025, FGN).
@@ -31,7 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.training.data import LatentClips
+from dreamloop.models.training.distillation.error_bank import Dreaming, ErrorBank
 from dreamloop.models.training.distillation.regression import Rollouts, own_past
 from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
 
@@ -39,7 +42,8 @@ from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
 @dataclass(frozen=True)
 class Scoring:
     """batch_clips: of the parallel batches, each made twice; rollout_share: of the batches are behind
-    own latents, from share `rollouts_from` of the stage on, `rollouts.shortest` frames."""
+    own latents, from share `rollouts_from` of the stage on, `rollouts.shortest` frames; bank: of dreams far in, that
+    the parallel batches are mixed with."""
 
     name: str = "scoring"
     clip_frames: int = 24
@@ -47,9 +51,15 @@ class Scoring:
     rollouts: Rollouts = field(default_factory=lambda: Rollouts(batch_clips=3, shortest=4, grow=math.inf))
     rollout_share: float = 0.15
     rollouts_from: float = 0.3
+    bank: ErrorBank | None = None
     learning_rate: float = 1.5e-3
     matrix_learning_rate: float = 1.5e-2
     ema_decay: float = 0.997
+
+    def __post_init__(self) -> None:
+        if self.bank and self.bank.frames < self.clip_frames:
+            raise DreamloopError(f"scoring: a clip of {self.clip_frames} frames is not to be had from an error bank's "
+                                 f"stretch of {self.bank.frames}")
 
     def student(self, trainer: ClipTrainer) -> ScoredStudent:
         return ScoredStudent(self, trainer)
@@ -71,9 +81,12 @@ class ScoredStudent:
         self.settings, self.trainer, self.net = settings, trainer, trainer.net
         self.companions = nn.ModuleDict()
         self.optimizers = optimizers_for(self.net, settings.learning_rate, settings.matrix_learning_rate)
+        self.dreaming = Dreaming(settings.bank, trainer) if settings.bank else None
 
     def step(self, clips: LatentClips, rng: np.random.Generator, spent: float) -> dict[str, Tensor]:
         s, trainer = self.settings, self.trainer
+        if self.dreaming:
+            self.dreaming.step(clips, rng)
         torch.manual_seed(int(rng.integers(2**31)))
         if spent >= s.rollouts_from and rng.random() < s.rollout_share:
             past = own_past(trainer, clips, rng, s.rollouts, spent)
@@ -82,7 +95,8 @@ class ScoredStudent:
             score.backward()
             return {"own_score": score}
         z, action, objects = trainer.sample(clips, rng, s.batch_clips)
-        previous, told = trainer.corrupt(z[:, :-1])
+        previous = self.dreaming.mixed(z[:, :-1]) if self.dreaming else z[:, :-1]
+        previous, told = trainer.corrupt(previous)
         score = self._score(previous, z[:, 1:], action, objects, told, trainer.first_frame(rng), of_many=True)
         score.backward()
         return {"score": score}
