@@ -36,6 +36,10 @@ def open_session(runtime: Any, model: bytes, threads: int, keep_int8: bool = Fal
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if keep_int8:
         options.add_session_config_entry("session.qdqisint8allowed", "1")
+    else:
+        # a processor without VNNI adds products of unsigned and signed bytes in 16 bits, where they overflow; it can do
+        # with unsigned ones alone
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     providers = list((device or Host()).providers)
     try:
