@@ -95,7 +95,9 @@ class Player:
         import onnxruntime
 
         self.w: dict[str, Any] = json.loads((HERE / "layout.json").read_text())
-        step, decoder = (onnxruntime.InferenceSession(str(HERE / f"{kind}.onnx"), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # else int8 overflows without VNNI
+        step, decoder = (onnxruntime.InferenceSession(str(HERE / f"{kind}.onnx"), options, ["CPUExecutionProvider"])
                          for kind in ("step", "decode"))
         self.step, self.decoder, self.binding = step, decoder, step.io_binding()
         self.outputs = [o.name for o in step.get_outputs()]

@@ -77,6 +77,9 @@ picture = player.picture()                      # uint8 ({height}, {width}, 3)
 - **Sinks.** Frames 1 .. sinks stay for ever. Their keys are stored without the turn of time (`store_cos`, `store_sin`
   (1, T, D/2): the angles of space alone for a sink frame, those of `cos`, `sin` otherwise), and turned at each pass:
   `sink_cos`, `sink_sin` (1, sinks, D/2) are the time angles of t - min(t - s, max_age) for s = 1 .. sinks."""
+    careful = "" if not precision.startswith("int8") else """
+- In ONNX Runtime set the session option `session.x64quantprecision` to 1: on a CPU without VNNI products of int8
+  overflow else."""
     built = "".join(f"\n- `{name}.engine`: {report['library']}, {report['arch']}; another version or GPU refuses it, "
                     f"and it is to be exported again. `{name}.engine.json` says what it was built from."
                     for name, report in engines.items())
@@ -87,7 +90,7 @@ precision `{precision}`, one player, {sizes['fps']:g} frames a second. `layout.j
 {example}
 
 - `step.onnx`: one pass of the world. `decode.onnx`: latents to a picture. `encode.onnx`: a picture to latents.
-- `start.npy`: latents of a first frame, (1, C, h, w) float32 behind an npy header of 128 bytes.{built}
+- `start.npy`: latents of a first frame, (1, C, h, w) float32 behind an npy header of 128 bytes.{built}{careful}
 
 ## Inputs and outputs
 
