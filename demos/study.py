@@ -58,11 +58,11 @@ BARS = {**dict.fromkeys(("methods", "exposure", "recovery"), QUALITY[5:8]), "mem
         "autoencoder": (CODE[1], *QUALITY[:2])}
 LEGEND = ("PSNR in dB at horizons 1, 16, 64; keys: balanced accuracy of reading them from the dream; mean, spread, "
           "motion, gradient: dream over game at the end; heading: degrees off after 35 frames of turning; told: "
-          "accuracy of telling clips of 8 and 32 frames from the game (0.5 is perfect); revisit: PSNR against the game after a "
-          "full turn, elsewhere: against its view half a turn away; decode: a frame, by the engine that judged; "
-          "ceiling: PSNR of encoding and decoding; texture: gradient of that over the game's; motion error: what a "
-          "linear map cannot tell of the next latent (1: no more than to stay); one step: what the world cannot, "
-          "behind real frames. docs/evaluation.md defines the rest.")
+          "accuracy of telling clips of 8 and 32 frames from the game (0.5 is perfect); revisit: PSNR against the "
+          "game after a full turn, elsewhere: against its view half a turn away; decode: a frame, by the engine "
+          "that judged; ceiling: PSNR of encoding and decoding; texture: gradient of that over the game's; motion "
+          "error: what a linear map cannot tell of the next latent (1: no more than to stay); one step: what the "
+          "world cannot, behind real frames. docs/evaluation.md defines the rest.")
 
 
 def study(what: str, out: str, minutes: float, device: str | None = None, engine: str = "auto", frames: int = 1000,
