@@ -166,6 +166,8 @@ def play(world: World, options: PlayOptions, profiler: Profiler | None = None,
             sinks.append(video if game is None else JoinedSink(video, game))
         if game is not None:
             source = SharedSource(source, game)
+        if profiler is not None and (measure := getattr(session.engine, "measure_stages", None)):
+            measure()  # before the warm-up, for frames are built anew with it
         warm_up(session, start)
         log = stack.enter_context(ActionLog(options.actions, session, start)) if options.actions else None
         if log is not None:

@@ -4,7 +4,7 @@
     dreamloop bench --device cpu --toy --out rehearsal          # every section at toy size, without a GPU
 
 Sections, one after the other: what the machine reaches (products, copies), each kernel against its twin, the attention
-sweep, lists split over programs (not at toy size), the presets, players in one step, action to pixels, and the steps of
+sweep, lists split over programs (not at toy size), the kernels between the products, the presets, players in one step, action to pixels, and the steps of
 a world by engine, `torch.compile` at the very end, for it takes minutes. What is wrong is not timed. A section that
 fails, or a row of it, says why under `unavailable` and the next one goes on. `report.json` is written anew after every
 row, so a run that is cut keeps what it has; what would begin after the budget is listed, not run.
@@ -35,7 +35,7 @@ from dreamloop.runtime.gpu import kernels_for, why_plain
 BUDGET_S = 480.0
 FRAMES = 300
 PRESET_WINDOWS = {"wan-1.3b": (7, 21), "waypoint-1b": (16,)}
-SECTIONS = ("limits", "kernels", "sweep", "splits", "presets", "players", "latency_ms", "steps")
+SECTIONS = ("limits", "kernels", "sweep", "splits", "rows", "presets", "players", "latency_ms", "steps")
 
 
 class Run:
@@ -135,7 +135,10 @@ def _measure(run: Run, world: World, device: str, count: int, presets: str | Non
     if presets is None:  # what of it errs is not timed, row by row
         run.section("sweep", lambda: _sweep(run, place, toy))
         if not toy:
-            run.section("splits", lambda: on_kernels.split_rows(place, torch.bfloat16))
+            run.section("splits", lambda: _put(run, "splits", on_kernels.split_rows(place, torch.bfloat16, run.left)))
+        held = (TOYS if toy else PRESETS)["wan-1.3b"]
+        run.section("rows", lambda: _put(run, "rows", on_kernels.row_kernels(held.spec, place, torch.bfloat16, limits,
+                                                                            held.key_heads)))
     run.section("presets", lambda: _presets(run, place, toy, limits, presets))
     if presets is None:
         run.section("players", lambda: on_steps.players(world, device, count, toy, history(), run.left,
@@ -147,13 +150,17 @@ def _measure(run: Run, world: World, device: str, count: int, presets: str | Non
 
 def _kernels(run: Run, world: World, device: torch.device) -> None:
     for verify in (on_kernels.verify, on_kernels.verify_policies):
-        for name, row in verify(world.spec, device).items():
-            run.put("kernels", name, row)
+        verify(world.spec, device, put=lambda name, row: run.put("kernels", name, row))
+
+
+def _put(run: Run, section: str, rows: Iterator[tuple[str, dict[str, Any]]]) -> None:
+    for name, row in rows:
+        run.put(section, name, row)
 
 
 def _sweep(run: Run, device: torch.device, toy: bool) -> None:
     sweep = on_kernels.TOY if toy else on_kernels.Sweep()
-    for row in on_kernels.sweep_rows(sweep, device, torch.bfloat16, not toy, run.left):
+    for row in on_kernels.sweep_rows(sweep, device, torch.bfloat16, not toy, run.left, run.report.get("limits")):
         run.report.setdefault("sweep", []).append(row)
         run.save()
 

@@ -13,13 +13,15 @@ The sweep reads a ring of W frames of T tokens with random lists of density d, o
     float8   and in the other code
 
 Splits: a list of all blocks, over one and more programs, and how many the kernel would choose by itself.
+
+Rows: what lies between the products of a block, at the sizes of a preset, as a share of the measured copy.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -31,6 +33,7 @@ from torch.nn import functional
 
 from dreamloop.models.core import noise as host_noise
 from dreamloop.models.core.conditioning import pass_inputs
+from dreamloop.models.core.plan import build_plan, narrowed
 from dreamloop.models.core.spec import MemorySpec, PlanSpec, WorldSpec
 from dreamloop.runtime.engines.triton_engine import FP8_CAPABILITY
 from dreamloop.runtime.engines.triton_linear import FP8
@@ -39,10 +42,12 @@ from dreamloop.runtime.gpu.graph import capture
 from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, Quantise
 
 FLOORS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of the largest value of the twin in float64
+TURN_BOUND = 1e-6  # of cosines and sines: the host's are rounded to float32 too
 FRAMES = (1, 2, 5, 40, 1000)  # warm-up, wrap-around, long after
 OF_PLANS = ("slot_and_plan", "rotations", "qkv_write", "ring", "turn_sinks", "sparse_attention", "choose_blocks",
-            "add_skipped")  # kernels that work otherwise under another plan or memory
+            "skipped_blocks", "add_skipped")  # kernels that work otherwise under another plan or memory
 SAMPLES = 7
+Put = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,26 @@ def limits(device: torch.device, toy: bool) -> dict[str, float]:
 # -- verifying ---------------------------------------------------------------------------------------------
 
 
+class _Rows(dict[str, dict[str, Any]]):
+    """Kernel -> row; the first one of a kernel stays, and is handed on at once."""
+
+    def __init__(self, put: Put) -> None:
+        super().__init__()
+        self._put = put
+
+    def note(self, name: str, row: dict[str, Any]) -> None:
+        if name not in self:
+            self[name] = row
+            self._put(name, row)
+
+    def same(self, name: str, same: bool) -> None:
+        self.note(name, {"error": 0.0 if same else 1.0, "bound": 0.0, "passed": same})
+
+
 class _Tried:
     """Kernels, each by its twin where it fails; what it dies of stands in `rows`."""
 
-    def __init__(self, kernels: ModuleType, rows: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, kernels: ModuleType, rows: _Rows) -> None:
         self._kernels, self._rows = kernels, rows
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -131,16 +152,16 @@ class _Tried:
                 return getattr(self._kernels, name)(*given)
             except Exception as error:  # a compiler of many kinds of failure
                 row = f"{name}_fp8" if isinstance(given[-1], Quantise) else name
-                self._rows[row] = {"passed": False, "failed": one_line(error)}
+                self._rows.note(row, {"passed": False, "failed": one_line(error)})
                 return getattr(plain, name)(*given)
         return call
 
 
 def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = None,
-           dtype: torch.dtype = torch.bfloat16) -> dict[str, dict[str, Any]]:
+           dtype: torch.dtype = torch.bfloat16, put: Put = lambda *_: None) -> dict[str, dict[str, Any]]:
     """Kernel -> error, bound, passed, over B players at different times, on the sizes of a world; `failed` in their
-    stead, and passed False, where it cannot run."""
-    rows: dict[str, dict[str, Any]] = {}
+    stead, and passed False, where it cannot run. put(kernel, row): takes each as it is found."""
+    rows = _Rows(put)
     k: Any = _Tried(kernels or kernels_for(device), rows)
     d, g = spec.dynamics, Geometry.of(spec)
     frames = torch.tensor(FRAMES, device=device)
@@ -152,7 +173,7 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
     def held(name: str, found: Tensor, usual: Tensor, exact: Tensor) -> None:
         error, its = (float((x.double() - exact).abs().max()) for x in (found, usual))
         bound = 2 * its + FLOORS[dtype] * float(exact.abs().max())
-        rows.setdefault(name, {"error": error, "bound": bound, "passed": error <= bound})
+        rows.note(name, {"error": error, "bound": bound, "passed": error <= bound})
 
     def both(name: str, call: Callable[..., Tensor], *tensors: Tensor, twin: Callable[..., Tensor]) -> None:
         held(name, call(*tensors), twin(*tensors), twin(*(t.double() for t in tensors)))
@@ -171,10 +192,11 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
     same = (np.array_equal(slot.cpu().numpy(), inputs.slot) and torch.equal(plain.token_mask(plan, g),
                                                                             plain.token_mask(expected, g))
             and torch.equal(slot, expected_slot))
-    rows.setdefault("slot_and_plan", {"error": 0.0 if same else 1.0, "bound": 0.0, "passed": same})
+    rows.same("slot_and_plan", same)
     turns = k.rotations(spec, frames)
-    cos = torch.from_numpy(inputs.cos).to(device)
-    held("rotations", turns.cos, cos, cos.double())
+    names = [field.name for field in fields(turns) if getattr(inputs, field.name).size]
+    error = max(float(np.abs(getattr(turns, name).cpu().numpy() - getattr(inputs, name)).max()) for name in names)
+    rows.note("rotations", {"error": error, "bound": TURN_BOUND, "passed": error <= TURN_BOUND})
     ring = random(2, b, d.heads, spec.memory.slots * g.stride, d.head_size)
     q, key, value = (random(b, spec.tokens, d.heads, d.head_size) for _ in range(3))
     gain = 1 + 0.1 * random(d.head_size)
@@ -190,13 +212,16 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
                                    None if turned is None else turned.double())
     own, its = (module.sparse_attention(queries[1], rings[1], plan, g, turned) for module in (k, plain))
     held("sparse_attention", own, its, exact)
-    if plan.kept is not None:
-        lists = [plain.token_mask(module.choose_blocks(queries[1], rings[1], plan, g, spec.plan.top_blocks), g)
-                 for module in (k, plain)]
-        same = torch.equal(*lists)
-        rows.setdefault("choose_blocks", {"error": 0.0 if same else 1.0, "bound": 0.0, "passed": same})
+    if plan.kept is not None:  # by the scores of the twin, and the choice of the host
+        scores = plain.mean_scores(queries[1], rings[1], g).cpu().numpy()
+        listed = plain.listed(k.choose_blocks(queries[1], rings[1], plan, g, spec.plan.top_blocks)).cpu().numpy()
+        rows.same("choose_blocks", np.array_equal(listed, build_plan(spec, np.array(FRAMES)).select(
+            scores, spec.plan.top_blocks).listed()))
     _, near = k.slot_and_plan(spec, frames, torch.full_like(frames, 2))  # a view of two frames: the others are skipped
     skipped, weights = k.skipped_blocks(near), random(d.heads, d.head_size, d.head_size) / d.head_size**0.5
+    host_near = narrowed(build_plan(spec, np.array(FRAMES)), spec, np.array(FRAMES), 2)
+    of_host = host_near.skipped()  # a list for every row, where the device has one for all
+    rows.same("skipped_blocks", bool(np.all((skipped.share > 0).cpu().numpy() == of_host)))
     added = [module.add_skipped(its.to(r.dtype, copy=True), queries[1].to(r.dtype), rings[1].to(r.dtype), skipped, g,
                                 weights.to(r.dtype)) for module, r in zip((k, plain, plain), rings, strict=True)]
     held("add_skipped", *added)
@@ -204,20 +229,25 @@ def verify(spec: WorldSpec, device: torch.device, kernels: ModuleType | None = N
     try:
         drawn = _noise_of(device)(torch.arange(b, device=device), frames, 257)
         error = float(np.abs(drawn.cpu().numpy() - host).max())
-        rows["noise"] = {"error": error, "bound": 5e-7, "passed": error <= 5e-7}
+        rows.note("noise", {"error": error, "bound": 5e-7, "passed": error <= 5e-7})
     except Exception as error:
-        rows["noise"] = {"passed": False, "failed": one_line(error)}
-    return rows
+        rows.note("noise", {"passed": False, "failed": one_line(error)})
+    return dict(rows)
 
 
-def verify_policies(spec: WorldSpec, device: torch.device) -> dict[str, dict[str, Any]]:
+def verify_policies(spec: WorldSpec, device: torch.device, put: Put = lambda *_: None) -> dict[str, dict[str, Any]]:
     """What `verify` finds on the same sizes under the plans and memories that a world need not have."""
     memory = MemorySpec(6, sink_frames=2, dilated_frames=3, dilation=3, max_age=40)
     block = -(-spec.tokens // 3)
     policies = {"window": PlanSpec("window", 3, block), "radial": PlanSpec("radial", 3, block),
                 "top_k": PlanSpec("top_k", 0, block, 6)}
-    return {f"{kernel}, {name}": row for name, plan in policies.items()
-            for kernel, row in verify(replace(spec, memory=memory, plan=plan), device).items() if kernel in OF_PLANS}
+    rows = _Rows(put)
+    for name, plan in policies.items():
+        def note(kernel: str, row: dict[str, Any], name: str = name) -> None:
+            if kernel in OF_PLANS:
+                rows.note(f"{kernel}, {name}", row)
+        verify(replace(spec, memory=memory, plan=plan), device, put=note)
+    return dict(rows)
 
 
 def _noise_of(device: torch.device) -> Callable[..., Tensor]:
@@ -249,9 +279,10 @@ def random_plan(sweep: Sweep, block: int, window: int, density: float,
                       put(length.reshape(1, -1))), geometry
 
 
-def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: bool,
-               left: Callable[[], float]) -> Iterator[dict[str, Any]]:
-    """One row for each window, block size and density, as it is measured, as far as there is time `left` (seconds)."""
+def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: bool, left: Callable[[], float],
+               limits: Mapping[str, float] | None = None) -> Iterator[dict[str, Any]]:
+    """One row for each window, block size and density, as it is measured, as far as there is time `left` (seconds).
+    limits: what `limits` has found; `share_of_limit` is that of the sparse kernel in bf16."""
     k = kernels_for(device)
     generator = torch.Generator(device).manual_seed(0)
 
@@ -268,13 +299,21 @@ def sweep_rows(sweep: Sweep, device: torch.device, dtype: torch.dtype, flex: boo
                     return
                 plan, g = random_plan(sweep, block, window, density, device)
                 layer = random(2, 1, sweep.heads, window * g.stride, sweep.head_size)
-                exact = plain.sparse_attention(query.float(), layer.float(), plan, g)
                 row: dict[str, Any] = {"window": window, "block": block, "density": density, "sdpa_ms": sdpa_ms}
+                try:
+                    exact = plain.sparse_attention(query.float(), layer.float(), plan, g)
+                except RuntimeError as error:  # more memory than there is
+                    yield row | {"sparse_unavailable": one_line(error)}
+                    continue
                 row |= checked(partial(partial, k.sparse_attention, query, layer, plan, g), exact, FLOORS[dtype],
                                device, "sparse")
                 if "sparse_ms" in row:
                     row["speedup"] = sdpa_ms / row["sparse_ms"]
                     row["wanted"] = (0.8 if density >= 0.25 else 0.6) / density if density < 1 else None
+                    flop = 4.0 * sweep.heads * sweep.head_size * float(plain.token_mask(plan, g).sum())
+                    row["tflops"] = 1e-9 * flop / row["sparse_ms"]
+                    if limits and dtype == torch.bfloat16:
+                        row["share_of_limit"] = row["tflops"] / limits["bf16"]
                 for name, (codes, floor) in NARROW.items():
                     row |= checked(partial(partial, _narrowed, k, query, layer, plan, g, codes), exact, floor, device,
                                    name)
@@ -292,11 +331,15 @@ def _narrowed(k: ModuleType, query: Tensor, layer: Tensor, plan: DevicePlan, g: 
     return out
 
 
-def split_rows(device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, Any]]:
-    """Shape -> milliseconds by number of splits, each held to the formula first, and the number that is chosen."""
+def split_rows(device: torch.device, dtype: torch.dtype, left: Callable[[], float]) -> Iterator[
+        tuple[str, dict[str, Any]]]:
+    """Shape, and milliseconds by number of splits, each held to the formula first, and the number that is chosen; as
+    far as there is time `left`."""
     from dreamloop.runtime.gpu.attention import SPLITS, sparse_attention, splits_for
-    generator, rows = torch.Generator(device).manual_seed(0), {}
+    generator = torch.Generator(device).manual_seed(0)
     for sweep in (FEW_ROWS, Sweep(windows=(7,), blocks=(128,))):
+        if left() <= 0:
+            return
         plan, g = random_plan(sweep, sweep.blocks[0], sweep.windows[0], 1.0, device)
         plan = DevicePlan(plan.index[:, :, :1].contiguous(), plan.count[:, :, :1].contiguous(), plan.length)
         layer = torch.randn(2, 1, sweep.heads, sweep.windows[0] * g.stride, sweep.head_size, generator=generator,
@@ -308,8 +351,51 @@ def split_rows(device: torch.device, dtype: torch.dtype) -> dict[str, dict[str, 
         for splits in SPLITS:
             row |= checked(partial(partial, sparse_attention, query, layer, plan, g, splits=splits), exact,
                            FLOORS[dtype], device, str(splits))
-        rows[f"{sweep.tokens} tokens, {sweep.heads} heads, {sweep.windows[0]} frames"] = row
-    return rows
+        yield f"{sweep.tokens} tokens, {sweep.heads} heads, {sweep.windows[0]} frames", row
+
+
+def row_kernels(spec: WorldSpec, device: torch.device, dtype: torch.dtype, limits: Mapping[str, float],
+                key_heads: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Kernel of one launch between two products, and its milliseconds, the megabytes that it has to read and write, and
+    the share of the measured copy that this is, at the sizes of `spec` for one player. `verify` holds them to their
+    twins."""
+    k, d, g = kernels_for(device), spec.dynamics, Geometry.of(spec)
+    generator, frames = torch.Generator(device).manual_seed(0), torch.tensor([1000], device=device)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    x, y, wide = random(1, spec.tokens, d.width), random(1, spec.tokens, d.width), random(1, spec.tokens, d.mlp_width)
+    shift, scale, gain = random(1, d.width), random(1, d.width), random(d.head_size)
+    qkv = random(1, spec.tokens, d.heads + 2 * key_heads, d.head_size).split((d.heads, key_heads, key_heads), dim=2)
+    layer = torch.zeros(2, 1, key_heads, spec.memory.slots * g.stride, d.head_size, device=device, dtype=dtype)
+    turns, (slot, plan) = k.rotations(spec, frames), k.slot_and_plan(spec, frames)
+    stored = int(plan.length.sum()) * key_heads * d.head_size  # keys that are written
+    narrow = Quantise(torch.full((1,), 0.02, device=device), FP8)
+    bytes_each = x.element_size()
+    calls: dict[str, tuple[Callable[[], object], int]] = {
+        "modulated_norm": (partial(k.modulated_norm, x, shift, scale), 2 * x.nbytes),
+        "gate_residual": (partial(k.gate_residual, x, y, scale), 3 * x.nbytes),
+        "gelu": (partial(k.gelu, wide), 2 * wide.nbytes),
+        "qkv_write": (partial(k.qkv_write, *qkv, gain, gain, turns, layer, slot, g), 2 * sum(map(_bytes, qkv))),
+        "narrow_keys int8": (partial(k.narrow_keys, layer, plan, g, torch.int8), stored * (bytes_each + 1))}
+    if has_fp8(device):
+        calls |= {"modulated_norm fp8": (partial(k.modulated_norm, x, shift, scale, narrow),
+                                         x.nbytes + x.numel()),
+                  "gelu fp8": (partial(k.gelu, wide, narrow), wide.nbytes + wide.numel())}
+    for name, (call, moved) in calls.items():
+        try:
+            ms = timed_ms(call, device)
+        except Exception as error:  # a compiler of many kinds of failure
+            yield name, {"unavailable": one_line(error)}
+            continue
+        row = {"ms": ms, "mb": moved / 1e6}
+        if limits.get("copy"):
+            row["share_of_copy_limit"] = moved / 1e6 / ms / limits["copy"]
+        yield name, {column: float(f"{value:.4g}") for column, value in row.items()}
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def checked(make: Callable[[], Callable[[], Tensor]], exact: Tensor, floor: float, device: torch.device,
@@ -348,8 +434,10 @@ def flex_call(q: Tensor, layer: Tensor, plan: DevicePlan, g: Geometry) -> Callab
         padded[:, : index.shape[1]] = index.gather(-1, order)
         return wanted.sum(-1, dtype=torch.int32)[None, None], padded[None, None]
 
+    stride, tokens = g.stride, g.tokens
+
     def written(b: Tensor, h: Tensor, row: Tensor, key: Tensor) -> Tensor:
-        return key % g.stride < g.tokens
+        return key % stride < tokens
     mask = BlockMask.from_kv_blocks(*lists(is_tail), *lists(~is_tail), BLOCK_SIZE=(g.block_tokens, g.block_tokens),
                                     mask_mod=written, seq_lengths=(q.shape[2], layer.shape[3]))
     compiled = torch.compile(flex_attention, dynamic=False)

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = {"steps": ("p50_ms", "p95_ms", "p99_ms", "fps", "share_of_limit", "peak_gib", "error_vs_oracle"),
-           "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_bf16_limit",
-                       "share_of_copy_limit", "peak_gib"),
+           "presets": ("network_eager_ms", "network_ms", "frame_ms", "fps", "tflop", "share_of_limit",
+                       "share_of_bf16_limit", "share_of_copy_limit", "peak_gib"),
            "players": ("step_ms", "frames_per_s", "times_single", "error_vs_oracle"),
+           "rows": ("ms", "mb", "share_of_copy_limit"),
            "splits": ("chosen", "1_ms", "2_ms", "4_ms", "8_ms", "16_ms"),
            "kernels": ("error", "bound", "passed", "failed")}
 WIDTH = 180  # of the tables, where the terminal is narrower or there is none
-SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "cuda_ms", "sparse_ms", "speedup", "wanted", "int8_ms",
-         "float8_ms", "sparse_error", "int8_error", "float8_error", "flex_error", "cuda_error")
+SWEEP = ("window", "block", "density", "sdpa_ms", "flex_ms", "cuda_ms", "sparse_ms", "speedup", "wanted", "tflops",
+         "share_of_limit", "int8_ms",
+         "float8_ms", "sparse_error")
 
 
 def show(report: dict[str, Any]) -> None:
@@ -68,6 +70,9 @@ def draw(report: dict[str, Any], folder: Path) -> None:
             for block in sorted({row["block"] for row in rows}):
                 own = [row for row in rows if row["block"] == block]
                 axes.plot([r["density"] for r in own], [r["sparse_ms"] for r in own], "o-", label=f"blocks of {block}")
+                for other, line in (("flex", ":"), ("cuda", "-."), ("int8", "--")):
+                    if found := [(r["density"], r[f"{other}_ms"]) for r in own if f"{other}_ms" in r]:
+                        axes.plot(*zip(*found, strict=True), line, linewidth=1, label=f"{other}, blocks of {block}")
             if rows:
                 axes.axhline(rows[0]["sdpa_ms"], color="0.4", linestyle="--", label="torch SDPA, dense")
                 axes.legend(fontsize="small")

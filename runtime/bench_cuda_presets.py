@@ -99,8 +99,8 @@ class LatentDecoder(nn.Module):
         return (pixels.float() * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def random_weights(preset: Preset, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every tensor of the network, made on the device; none is trivial, activations stay of order one."""
+def weight_shapes_of(preset: Preset) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the network."""
     spec, d = preset.spec, preset.spec.dynamics
     shapes = {name.removeprefix("dynamics."): shape for name, shape in weight_shapes(spec).items()
               if name.startswith("dynamics.")}
@@ -110,6 +110,11 @@ def random_weights(preset: Preset, device: torch.device, dtype: torch.dtype) -> 
             for part in ("query", "out"):
                 shapes[f"blocks.{i}.cross.{part}.weight"] = (d.width, d.width)
             shapes[f"blocks.{i}.cross.query_norm"] = (d.head_size,)
+    return shapes
+
+
+def random_weights(preset: Preset, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every tensor of the network, made on the device; none is trivial, activations stay of order one."""
     generator = torch.Generator(device).manual_seed(0)
 
     def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -118,7 +123,7 @@ def random_weights(preset: Preset, device: torch.device, dtype: torch.dtype) -> 
             return 1 + 0.1 * value
         scale = 0.1 if len(shape) == 1 or name.endswith("table") else float(shape[-1]) ** -0.5
         return value * (0.1 * scale if name == "output.weight" else scale)
-    return {name: drawn(name, shape) for name, shape in shapes.items()}
+    return {name: drawn(name, shape) for name, shape in weight_shapes_of(preset).items()}
 
 
 class PresetFrame:
@@ -184,12 +189,13 @@ class PresetFrame:
             return made
 
 
-def flop(preset: Preset) -> float:
-    """Operations of one pass of the network, one player, full memory; the decoder is not among them."""
+def operations(preset: Preset) -> dict[str, float]:
+    """FLOP of one pass of the network, one player, full memory, by operation; the decoder is not among them."""
     spec, d = preset.spec, preset.spec.dynamics
     parts = pass_operations(spec)
-    saved = 4.0 * spec.tokens * d.width * (d.width - preset.key_heads * d.head_size) * d.layers
-    cross = 4.0 * spec.tokens * d.width * (d.width + preset.text_keys) * d.layers if preset.text_keys else 0.0
-    return sum(parts.values()) - saved + cross
+    parts["qkv"] -= 4.0 * spec.tokens * d.width * (d.width - preset.key_heads * d.head_size) * d.layers
+    if preset.text_keys:
+        parts["cross"] = 4.0 * spec.tokens * d.width * (d.width + preset.text_keys) * d.layers
+    return parts
 
 

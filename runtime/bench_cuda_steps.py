@@ -19,11 +19,12 @@ import torch
 from dreamloop.models.core.world import World
 from dreamloop.runtime.bench import BOUNDS, OracleStep, actions_of, largest_error
 from dreamloop.runtime.bench_cuda_kernels import one_line, timed_ms
-from dreamloop.runtime.bench_cuda_presets import Preset, PresetFrame, flop
-from dreamloop.runtime.bench_limits import least_seconds
+from dreamloop.runtime.bench_cuda_presets import Preset, PresetFrame, operations
+from dreamloop.runtime.bench_limits import pass_operations, seconds_at_limits
 from dreamloop.runtime.engines.base import Engine
 from dreamloop.runtime.engines.torch_engine import CompiledTorchEngine, TorchEngine
 from dreamloop.runtime.engines.triton_engine import TritonEngine
+from dreamloop.runtime.engines.triton_linear import NARROW
 from dreamloop.runtime.profiler import percentiles
 from dreamloop.runtime.session import Session
 
@@ -67,8 +68,20 @@ def forget_others(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def least_ms(flop: dict[str, float], limits: dict[str, float], precision: str) -> float | None:
+    """Milliseconds of a pass where every product runs at the measured limit of what it is made in: FP8 for `NARROW` of
+    an engine in FP8, bf16 for all else (also for queries times keys in int8, whose limit is not measured); None where
+    no limit is that of the precision."""
+    kind = precision.split("-")[0]
+    if kind not in limits or "bf16" not in limits:
+        return None
+    speeds = {name: 1e12 * limits[name] for name in (kind, "bf16")}
+    return 1e3 * sum(seconds_at_limits(flop, speeds, dict.fromkeys(NARROW, kind), "bf16").values())
+
+
 def peak_gib(device: torch.device) -> float:
-    """The most memory that was in use since `forget_others`."""
+    """The most memory that was in use since `forget_others`: what was taken to build an engine is not in it where that
+    was called after it."""
     return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
 
 
@@ -111,16 +124,16 @@ def steps(world: World, device: str, frames: int, toy: bool, limits: dict[str, f
         forget_others(place)
         try:
             engine = opened(kind, precision, world, device, toy)
+            forget_others(place)
             row = step_row(engine, verified(engine, precision, history), frames)
         except Exception as reason:  # one variant that fails leaves the others as they are
             put(name, {"unavailable": one_line(reason)})
             continue
         if place.type == "cuda":
             row["peak_gib"] = peak_gib(place)
-        kind = precision.split("-")[0]  # a few products in int8 are counted as if they ran in it
-        if limits.get(kind) and limits.get("bf16"):
-            speeds = {kind: 1e12 * limits[kind], "fp32": 1e12 * limits["bf16"]}  # what is not narrow: bf16
-            row["share_of_limit"] = round(1e3 * least_seconds(world.spec, speeds, precision) / row["p50_ms"], 4)
+        least = least_ms(pass_operations(world.spec), limits, precision)
+        if least is not None:
+            row["share_of_limit"] = round(len(world.spec.dynamics.sigmas) * least / row["p50_ms"], 4)
         put(name, row)
 
 
@@ -181,6 +194,7 @@ def preset_row(preset: Preset, device: torch.device, precision: str, limits: dic
     values must be finite, and on a GPU the captured network's must be those of the eager one; no oracle stands behind a
     preset."""
     frame = PresetFrame(preset, device, precision)
+    forget_others(device)
     row: dict[str, Any] = {"weights": "random, for latency only"}
     frame.eagerly()
     expected = frame.step().clone()
@@ -196,9 +210,12 @@ def preset_row(preset: Preset, device: torch.device, precision: str, limits: dic
     else:
         row |= {"frame_eager_ms": frame_ms}
     best = row.get("network_ms", row["network_eager_ms"])
-    row["tflop"] = flop(preset) / 1e12
-    if limits.get("bf16"):
-        row["share_of_bf16_limit"] = round(row["tflop"] / limits["bf16"] / (best / 1e3), 4)
+    flop = operations(preset)
+    row["tflop"] = sum(flop.values()) / 1e12
+    for name, counted in (("share_of_limit", precision), ("share_of_bf16_limit", "bf16")):
+        least = least_ms(flop, limits, counted)
+        if least is not None:
+            row[name] = round(least / best, 4)
     if limits.get("copy"):
         row["share_of_copy_limit"] = frame.read_bytes / 1e9 / limits["copy"] / (best / 1e3)
     row["fps"] = round(1e3 / row.get("frame_ms", frame_ms), 2)

@@ -12,6 +12,7 @@ in float32; an engine whose attention does not is told apart (`float_attention`)
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,19 @@ def pass_operations(spec: WorldSpec) -> dict[str, float]:
             "output": 2.0 * t * spec.token_channels * d.width, **skipped}
 
 
+def seconds_at_limits(flop: Mapping[str, float], limits: Mapping[str, float], formats: Mapping[str, str],
+                      usual: str) -> dict[str, float]:
+    """Time that each operation takes at the measured limit of its own format: that of `formats`, `usual` where it is not
+    among them."""
+    return {name: count / limits[formats.get(name, usual)] for name, count in flop.items()}
+
+
 def operation_seconds(spec: WorldSpec, limits: dict[str, float], precision: str,
                       float_attention: bool = False) -> dict[str, float]:
     """Time that each operation takes at its measured limit."""
-    own = limits[precision.split("-")[0]]
-    narrow = [name for name in NARROW if not (float_attention and name == "attention")]
-    return {name: flop / (own if name in narrow else limits["fp32"]) for name, flop in pass_operations(spec).items()}
+    own = precision.split("-")[0]
+    formats = {name: own for name in NARROW if not (float_attention and name == "attention")}
+    return seconds_at_limits(pass_operations(spec), limits, formats, "fp32")
 
 
 def least_seconds(spec: WorldSpec, limits: dict[str, float], precision: str, float_attention: bool = False) -> float:

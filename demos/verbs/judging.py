@@ -23,6 +23,9 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
     from dreamloop.models.core.errors import EngineError
     from dreamloop.models.core.world import load_world
     if args.device == "cuda" or args.toy:
+        if args.sparse or args.engines != "all":
+            raise EngineError(f"bench {'--toy' if args.toy else '--device cuda'} takes neither --engines nor --sparse: "
+                              "its own --sections say what it measures")
         try:
             from dreamloop.runtime.bench_cuda import SECTIONS, bench_cuda
         except ImportError as error:
@@ -62,7 +65,7 @@ def add_bench(verb: AddVerb) -> None:
     bench.add_argument("--minutes", type=minutes, default=8.0, metavar="M",
                        help="with --device cuda: begin nothing after so many (default: 8)")
     bench.add_argument("--sections", metavar="A,B", help="with --device cuda: only these of limits, kernels, sweep, "
-                       "splits, presets, players, latency_ms, steps (default: all)")
+                       "splits, rows, presets, players, latency_ms, steps (default: all)")
     bench.add_argument("--toy", action="store_true",
                        help="the sections of --device cuda at toy size, on a CPU too: a rehearsal, no figures")
     bench.add_argument("--sparse", action="store_true",

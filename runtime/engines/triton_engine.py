@@ -109,12 +109,13 @@ class TritonEngine(TorchEngine):
         host["view"][:] = EVER if view_frames is None else view_frames
         host["latent"][:], host["action"][:] = state.latent, actions
         output = buffers.next_output()
-        named = torch.cuda.nvtx.range(f"dreamloop frame {state.frame[0] + 1}") if self._marks else nullcontext()
+        on_gpu = self.device.type == "cuda"
+        named = torch.cuda.nvtx.range(f"dreamloop frame {state.frame[0] + 1}") if on_gpu else nullcontext()
         with self.placed(), named:
             buffers.inputs.upload()
             make(buffers, output, state.ring)
             buffers.outputs[output].download()
-            if self.device.type == "cuda":
+            if on_gpu:
                 torch.cuda.current_stream(self.device).synchronize()
         self._marked = bool(self._marks)
         state.latent = buffers.outputs[output].host["latent"].copy()
@@ -148,8 +149,8 @@ class TritonEngine(TorchEngine):
             self._marks[place].record()
 
     def measure_stages(self) -> None:
-        """From now on, note when the device begins and ends each stage of a frame, and name frames in NVTX: graphs are
-        captured anew, with event nodes between the stages. Does nothing without a GPU."""
+        """From now on, note when the device begins and ends each stage of a frame: graphs are captured anew, with event
+        nodes between the stages, in the next `building_frames` frames. Does nothing without a GPU."""
         if self.device.type == "cuda" and not self._marks:
             self._marks = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
             self._graphs = Graphs()

@@ -1,7 +1,8 @@
-"""The one step on the GPU kernels: models/networks/dit.py in eight launches a block, nothing read back to the host.
+"""The one step on the GPU kernels: models/networks/dit.py in eleven launches a block, nothing read back to the host.
 
     norm + modulate (+ quantise) | qkv | QK-norm + rotate + ring write | sparse attention | out | gate + residual
-    (with narrow keys one launch more, before attention: all written keys in one byte, afresh in every pass)
+    (one launch more, before attention, turns the sinks, where there are any; with narrow keys one codes all written
+    keys in one byte, afresh in every pass; behind attention one joins lists that were split)
     norm + modulate (+ quantise) | up | gelu (+ quantise) | down | gate + residual
 
 Where the plan has a linear branch, what the lists leave out is added behind the attention (runtime/gpu/linear.py).

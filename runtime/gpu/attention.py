@@ -35,7 +35,8 @@ from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys
 
 LOG2_E = 1.4426950408889634
 SPLITS = (1, 2, 4, 8, 16)
-PROCESSORS = 132  # of an H100 or H200; counted where there is a GPU
+PROCESSORS, CAPABILITY = 132, (9, 0)  # of an H100 or H200; asked where there is a GPU
+WARPGROUPS = (9, 10)  # major capabilities whose tensor cores read from shared memory; the others' read registers
 START, JOIN, SPILLED = 2, 4, 2048  # estimates, see `splits_of`
 JOINED = 1024  # values that a program of `join_kernel` holds
 
@@ -51,15 +52,20 @@ class Tiles:
     stages: int
 
 
-def tiles_of(head_size: int, query_tokens: int, block_tokens: int, dtype: torch.dtype = torch.bfloat16) -> Tiles:
-    """Tiles that fit the shared memory of every architecture from sm_80 on (99 KB on sm_89 and sm_120).
+def tiles_of(head_size: int, query_tokens: int, block_tokens: int, dtype: torch.dtype = torch.bfloat16,
+             coded: bool = False, major: int = CAPABILITY[0]) -> Tiles:
+    """Tiles that fit the shared memory of every architecture from sm_80 on (99 KB on sm_89 and sm_120), and the registers
+    of the one with that major capability.
 
-    query_tokens: rows that share a list, a block's or, where all rows have one list, a frame's; dtype: of the ring.
+    query_tokens: rows that share a list, a block's or, where all rows have one list, a frame's; dtype: of the ring;
+    coded: keys are narrow.
     """
     rows = max(triton.next_power_of_2(query_tokens), 16)
     if dtype == torch.float32:  # no tensor core multiplies it unrounded, and larger tiles spill
         return Tiles(min(rows, 32), 32, block_tokens < 32, 8, 2)
     queries, keys = (min(rows, 128), 64) if head_size <= 128 else (min(rows, 64), 32)
+    if major not in WARPGROUPS and head_size > 64 and (coded or queries <= 64):
+        keys = 32
     packed = block_tokens < keys
     # what spills on some architecture otherwise: 128 queries on 4 warps, and 64 with gathered keys in 3 stages
     warps = 4 if queries <= 64 and queries * head_size <= 64 * 128 else 8
@@ -206,18 +212,16 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
     assert lists.stride(3) == plan.length.stride(1) == 1 and rows in (1, geometry.parts)
     assert turned is None or (turned.is_contiguous() and keys is None), "narrow keys hold the turned sinks already"
     query_tokens = geometry.block_tokens if rows > 1 else t
-    tiles = tiles_of(d, query_tokens, geometry.block_tokens, layer.dtype)
+    tiles = tiles_of(d, query_tokens, geometry.block_tokens, layer.dtype, keys is not None, _major(query))
     wide = max(triton.next_power_of_2(d), 32)
     programs = rows * triton.cdiv(query_tokens, tiles.queries)
-    splits = splits or splits_for(query, plan, geometry)
+    splits = splits or splits_for(query, plan, geometry, keys is not None)
     out = torch.empty(b, t, h, d, dtype=layer.dtype, device=query.device)
     parts, weight = out, out
     if splits > 1:
         parts = torch.empty(splits, b, t, h, d, dtype=torch.float32, device=query.device)
         weight = torch.empty(splits, b, t, h, dtype=torch.float32, device=query.device)
     source = layer[0] if keys is None else keys.codes
-    # codes whose tiles end inside a block take too many registers of sm_89 and sm_120 for two stages
-    stages = 1 if keys is not None and geometry.block_tokens % tiles.keys and not tiles.packed else tiles.stages
     assert source.stride()[2:] == (d, 1)
 
     def steps(a: Tensor, axes: int) -> Sequence[int]:
@@ -232,7 +236,7 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
         LOG2_E * d**-0.5, d, wide, h // layer.shape[2], geometry.block_tokens, query_tokens,
         lists.shape[3] if INTERPRETED.value else 0, tiles.queries, tiles.keys, tiles.packed, turned is not None,
         keys is not None, 127.0 if source.dtype == torch.int8 else 448.0, splits, num_warps=tiles.warps,
-        num_stages=stages)
+        num_stages=tiles.stages)
     if splits > 1:
         lines = max(JOINED // wide, 1)
         join_kernel[(triton.cdiv(b * t * h, lines),)](parts, weight, out, b * t * h, d, wide, lines, splits,
@@ -240,11 +244,15 @@ def sparse_attention(query: Tensor, layer: Tensor, plan: DevicePlan, geometry: G
     return out
 
 
-def splits_for(query: Tensor, plan: DevicePlan, geometry: Geometry) -> int:
+def _major(query: Tensor) -> int:
+    return (torch.cuda.get_device_capability(query.device) if query.is_cuda else CAPABILITY)[0]
+
+
+def splits_for(query: Tensor, plan: DevicePlan, geometry: Geometry, coded: bool = False) -> int:
     """How many programs share a list, going by its room: how much of it is used is known to the device alone."""
     (b, t, h, d), rows, most = query.shape, *plan.index.shape[2:]
     query_tokens = geometry.block_tokens if rows > 1 else t
-    tiles = tiles_of(d, query_tokens, geometry.block_tokens, query.dtype)
+    tiles = tiles_of(d, query_tokens, geometry.block_tokens, query.dtype, coded, _major(query))
     key_tiles = (triton.cdiv(most * geometry.block_tokens, tiles.keys) if tiles.packed
                  else most * triton.cdiv(geometry.block_tokens, tiles.keys))
     processors = PROCESSORS

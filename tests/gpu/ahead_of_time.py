@@ -32,7 +32,7 @@ from dreamloop.models.core.spec import (
     PlanSpec,
     WorldSpec,
 )
-from dreamloop.runtime.gpu import fused, noise_kernel
+from dreamloop.runtime.gpu import attention, fused, noise_kernel
 from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry, NarrowKeys, Quantise, Skipped, Turns
 
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64", torch.int8: "i8",
@@ -127,6 +127,9 @@ CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
     "noise": (noise, {"players": 64}),
     "attention_arena_fp32": (attend, {"t": 80, "block": 80, "h": 4, "g": 4, "d": 64, "slots": 16, "shared": True,
                                       "dtype": torch.float32}),
+    # the sweep of `dreamloop bench --device cuda`: a list for every row of blocks
+    **{f"attention_sweep_{block}{kind}": (attend, {"t": 1560, "block": block, "h": 12, "g": 12, "d": 128, "narrow": codes})
+       for block in (64, 128) for kind, codes in (("", None), ("_int8", INT8), ("_fp8", FP8))},
     "attention_wan_one_list": (attend, {"t": 1560, "block": 1560, "h": 12, "g": 12, "d": 128, "shared": True,
                                         "turned": True}),
     "attention_wan_split": (attend, {"t": 1560, "block": 128, "h": 12, "g": 12, "d": 128, "shared": True,
@@ -195,6 +198,7 @@ def main(arch: int, names: list[str]) -> dict[str, Any]:
             launched.append((kernel, dict(zip(kernel.arg_names, values, strict=True)), options))
         return launch
 
+    attention.CAPABILITY = (arch // 10, arch % 10)
     type(fused.gelu.__globals__["gelu_kernel"]).__getitem__ = record
     reports = {}
     for name in names or CALLS:

@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clocks import FakeClock, Screen, Script, TimedEngine
 from hypothesis import given, settings, strategies as st
 
 from dreamloop.demos.cli import main
+from dreamloop.demos.play import PlayOptions, play
 from dreamloop.models.core.errors import DreamloopError
 from dreamloop.models.core.world import World
+from dreamloop.runtime.engines.torch_engine import TorchEngine
+from dreamloop.runtime.loop import FrameLoop
 from dreamloop.runtime.profile_plot import draw_profile
 from dreamloop.runtime.profiler import PARTS, Profiler, Span, compare, load_profile, percentiles
+from dreamloop.runtime.session import Session
 
 STAGES = ("input", "dynamics", "decode", "present")
 
@@ -258,6 +263,42 @@ def test_a_device_has_a_track_of_its_own_and_changes_no_other_figure() -> None:
     assert {e["name"] for e in events if e["ph"] == "X" and e["tid"] == track} == {
         "gpu inputs", "gpu network", "gpu decoder"}
     assert any(e["name"] == "frame 7" for e in events)  # frames still enclose the stages of the host
+
+
+class WithDevice(TimedEngine):
+    """Tells what a device did in each frame, once it was asked to measure."""
+
+    measuring = 0
+
+    def measure_stages(self) -> None:
+        self.measuring += 1
+
+    def device_stages(self) -> list[tuple[str, float, float]]:
+        return [("network", 0.0, 3.0), ("decoder", 3.0, 4.0)] if self.measuring else []
+
+
+def test_a_loop_asks_an_engine_for_its_device_only_where_it_is_profiled(world: World) -> None:
+    clock, profiler = FakeClock(), Profiler()
+    for watched, measuring in ((None, 0), (profiler, 1)):
+        engine = WithDevice(world, clock, [0.005] * 3)
+        loop = FrameLoop(Session(world, engine), Script(clock), Screen(clock, 0.001), clock=clock, profiler=watched)
+        assert len(list(loop.frames(3))) == 3 and engine.measuring == measuring
+    stages = profiler.stages()
+    assert [span.ms for span in stages["gpu network"]] == pytest.approx([3.0] * 3)
+    for waited, decoder in zip(stages["dynamics"], stages["gpu decoder"], strict=True):
+        assert decoder.stop_s == pytest.approx(waited.stop_s)  # seen when the host was done waiting
+
+
+def test_what_measuring_builds_is_built_in_the_warm_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captured graph is captured anew for it: not in a frame that counts."""
+    done: list[str] = []
+    step = TorchEngine.step
+    monkeypatch.setattr(TorchEngine, "measure_stages", lambda self: done.append("measure"), raising=False)
+    monkeypatch.setattr(TorchEngine, "device_stages", lambda self: [], raising=False)
+    monkeypatch.setattr(TorchEngine, "step", lambda *given: (done.append("step"), step(*given))[1])
+    play(world, PlayOptions(engine="torch", headless=True, frames=2), Profiler(), say=lambda _: None)
+    first = done.index("measure")
+    assert done[first + 1 :].count("step") >= 2 + 3  # building_frames of an engine with graphs
 
 
 def test_a_frame_without_device_times_adds_nothing() -> None:
