@@ -4,10 +4,11 @@
     dreamloop bench --device cpu --toy --out rehearsal          # every section at toy size, without a GPU
 
 Sections, one after the other: what the machine reaches (products, copies), each kernel against its twin, the attention
-sweep, lists split over programs (not at toy size), the kernels between the products, the presets, players in one step, action to pixels, and the steps of
-a world by engine, `torch.compile` at the very end, for it takes minutes. What is wrong is not timed. A section that
-fails, or a row of it, says why under `unavailable` and the next one goes on. `report.json` is written anew after every
-row, so a run that is cut keeps what it has; what would begin after the budget is listed, not run.
+sweep, lists split over programs (not at toy size), the kernels between the products, the presets, players in one step,
+action to pixels, and the steps of a world by engine, `torch.compile` at the very end, for it takes minutes. What is
+wrong is not timed. A section that fails, or a row of it, says why under `unavailable` and the next one goes on.
+`report.json` is written anew after every row, so a run that is cut keeps what it has; what would begin after the budget
+is listed, not run.
 """
 
 from __future__ import annotations

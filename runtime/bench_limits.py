@@ -62,8 +62,8 @@ def pass_operations(spec: WorldSpec) -> dict[str, float]:
 
 def seconds_at_limits(flop: Mapping[str, float], limits: Mapping[str, float], formats: Mapping[str, str],
                       usual: str) -> dict[str, float]:
-    """Time that each operation takes at the measured limit of its own format: that of `formats`, `usual` where it is not
-    among them."""
+    """Time that each operation takes at the measured limit of its own format: that of `formats`, `usual` where it is
+    not among them."""
     return {name: count / limits[formats.get(name, usual)] for name, count in flop.items()}
 
 

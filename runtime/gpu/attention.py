@@ -54,8 +54,8 @@ class Tiles:
 
 def tiles_of(head_size: int, query_tokens: int, block_tokens: int, dtype: torch.dtype = torch.bfloat16,
              coded: bool = False, major: int = CAPABILITY[0]) -> Tiles:
-    """Tiles that fit the shared memory of every architecture from sm_80 on (99 KB on sm_89 and sm_120), and the registers
-    of the one with that major capability.
+    """Tiles that fit the shared memory of every architecture from sm_80 on (99 KB on sm_89 and sm_120), and the
+    registers of the one with that major capability.
 
     query_tokens: rows that share a list, a block's or, where all rows have one list, a frame's; dtype: of the ring;
     coded: keys are narrow.

@@ -128,7 +128,8 @@ CALLS: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {
     "attention_arena_fp32": (attend, {"t": 80, "block": 80, "h": 4, "g": 4, "d": 64, "slots": 16, "shared": True,
                                       "dtype": torch.float32}),
     # the sweep of `dreamloop bench --device cuda`: a list for every row of blocks
-    **{f"attention_sweep_{block}{kind}": (attend, {"t": 1560, "block": block, "h": 12, "g": 12, "d": 128, "narrow": codes})
+    **{f"attention_sweep_{block}{kind}": (attend, {"t": 1560, "block": block, "h": 12, "g": 12, "d": 128,
+                                                   "narrow": codes})
        for block in (64, 128) for kind, codes in (("", None), ("_int8", INT8), ("_fp8", FP8))},
     "attention_wan_one_list": (attend, {"t": 1560, "block": 1560, "h": 12, "g": 12, "d": 128, "shared": True,
                                         "turned": True}),

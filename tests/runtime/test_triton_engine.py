@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ import oracle
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from worlds import tiny_world
 
 from dreamloop.demos.cli import main
@@ -128,6 +130,55 @@ def test_nothing_of_a_frame_waits_for_the_device(tmp_path: Path, overrides: dict
         engine._frame(buffers, buffers.next_output(), state.ring)
     with torch.inference_mode(), NoReading(), pytest.raises(AssertionError):
         float(buffers.inputs.device["latent"].sum())
+
+
+class OnlyThere(TorchDispatchMode):
+    """Refuses what reads or makes a tensor elsewhere than on the device `meta`, such as a constant that is copied to
+    it: a copy from memory that is not pinned cannot be captured."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        places = {x.device.type for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
+        assert places <= {"meta"}, f"{func.name()} on {places}"
+        return out
+
+
+def elsewhere(thing: Any) -> Any:
+    """A tensor without memory for every tensor of an engine's network, in place where it can be."""
+    if isinstance(thing, torch.Tensor):
+        return torch.empty_strided(thing.shape, thing.stride(), dtype=thing.dtype, device="meta")
+    if isinstance(thing, torch.nn.Module):
+        return thing._apply(elsewhere)
+    if isinstance(thing, dict):
+        return {name: elsewhere(value) for name, value in thing.items()}
+    if isinstance(thing, list):
+        return [elsewhere(value) for value in thing]
+    if type(thing).__module__.startswith("dreamloop.runtime"):
+        for name, value in vars(thing).items():
+            object.__setattr__(thing, name, elsewhere(value))
+    return thing
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "bf16-qk8"])
+@pytest.mark.parametrize("overrides", ALL.values(), ids=ALL)
+def test_nothing_of_a_frame_comes_from_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str,
+                                                overrides: dict[str, Any]) -> None:
+    """On tensors without memory, in a frame after the first, which keeps what is made once for a device."""
+    engine = engine_of(tmp_path, precision, **overrides)
+    state = oracle.start(engine, seed=3)
+    oracle.play(engine, state, 3)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    buffers, ring = engine._buffers[1], elsewhere(state.ring)
+    with torch.no_grad():
+        elsewhere(engine.network)
+        elsewhere(engine.autoencoder)
+        for packed in (buffers.inputs, *buffers.outputs):
+            packed.device = elsewhere(packed.device)
+        engine._frame(buffers, 0, ring)
+        with OnlyThere():
+            engine._frame(buffers, 1, ring)
+        with OnlyThere(), pytest.raises(AssertionError, match="on .*cpu"):
+            ring.mul_(torch.tensor(2.0).to("meta"))
 
 
 # -- FP8 -------------------------------------------------------------------------------------------------
