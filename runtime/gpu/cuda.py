@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dreamloop.models.core.errors import EngineError
+from dreamloop.runtime import kernels
 from dreamloop.runtime.gpu.sizes import DevicePlan, Geometry
 
 LIBRARY = Path(__file__).resolve().parents[1] / "_cuda.so"
@@ -22,10 +23,13 @@ MOST_HEAD_SIZE = 128
 
 @lru_cache(maxsize=4)
 def load(path: Path = LIBRARY) -> ctypes.CDLL:
-    """The library with its one function declared. Raises `EngineError` where it was not built."""
+    """The library with its one function declared. Raises `EngineError` where it was not built, or from other sources
+    than those beside this package: CMake builds it together with the CPU's kernels, which know theirs."""
     if not path.is_file():
         raise EngineError(f"the CUDA kernels are missing ({path.name}); with nvcc on the path, `pip install -e .` "
                           "in the project's folder builds them")
+    if path == LIBRARY and (why := kernels.available()):
+        raise EngineError(f"the CUDA kernels may be as old as those beside them: {why}")
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

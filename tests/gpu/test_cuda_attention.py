@@ -15,6 +15,7 @@ from cases import FRAMES, SPECS, max_error, random, small
 from plans import CASES, poisoned, random_plan
 
 from dreamloop.models.core.errors import EngineError
+from dreamloop.runtime import kernels
 from dreamloop.runtime.gpu import cuda, plain
 from dreamloop.runtime.gpu.sizes import Geometry
 
@@ -83,6 +84,16 @@ def test_a_value_that_is_not_a_number_is_not_hidden(host: ctypes.CDLL) -> None:
 def test_without_the_library_one_line_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"the CUDA kernels are missing \(_cuda.so\); with nvcc on the path"):
         cuda.load(tmp_path / "_cuda.so")
+
+
+@pytest.mark.skipif(not cuda.LIBRARY.is_file(), reason="it was built without nvcc")
+def test_the_built_library_loads_and_an_old_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda.load.cache_clear()
+    assert cuda.load().dreamloop_cuda_attention.argtypes
+    cuda.load.cache_clear()
+    monkeypatch.setattr(kernels, "available", lambda: "the compiled kernels are stale: built from others")
+    with pytest.raises(EngineError, match="are stale: built from others$"):
+        cuda.load()
 
 
 ARCHITECTURES = [90, *(pytest.param(arch, marks=pytest.mark.long) for arch in (80, 89, 120))]
