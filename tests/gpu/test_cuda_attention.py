@@ -92,7 +92,7 @@ def test_the_built_library_loads_and_an_old_one_is_refused(monkeypatch: pytest.M
     assert cuda.load().dreamloop_cuda_attention.argtypes
     cuda.load.cache_clear()
     monkeypatch.setattr(kernels, "available", lambda: "the compiled kernels are stale: built from others")
-    with pytest.raises(EngineError, match="are stale: built from others$"):
+    with pytest.raises(EngineError, match=r"are stale: built from others$"):
         cuda.load()
 
 

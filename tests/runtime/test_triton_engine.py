@@ -177,7 +177,7 @@ def test_nothing_of_a_frame_comes_from_the_host(tmp_path: Path, monkeypatch: pyt
         engine._frame(buffers, 0, ring)
         with OnlyThere():
             engine._frame(buffers, 1, ring)
-        with OnlyThere(), pytest.raises(AssertionError, match="on .*cpu"):
+        with OnlyThere(), pytest.raises(AssertionError, match=r"on .*cpu"):
             ring.mul_(torch.tensor(2.0).to("meta"))
 
 
