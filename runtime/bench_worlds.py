@@ -48,7 +48,7 @@ def sparse_spec(window_frames: int, plan: PlanSpec) -> WorldSpec:
 def preset(name: str) -> World:
     """A preset by name; raises `DreamloopError` that lists them."""
     if name not in PRESETS:
-        raise DreamloopError(f"no preset {name[:100]!r}; known: {', '.join(PRESETS)}")
+        raise DreamloopError(f"no preset {name[:100]!r}; known: {', '.join(PRESETS)} (others with --device cuda)")
     return synthetic_world(PRESETS[name])
 
 
