@@ -70,7 +70,7 @@ for name, precision in (("doom-arena", "fp32"), ("doom-arena", "bf16"), ("pong",
 def engine_of(folder: Path, precision: str = "fp32", **overrides: Any) -> TritonEngine:
     """On a CPU, with plain kernels also where other tests have asked for interpreted ones."""
     engine = TritonEngine(tiny_world(folder, **overrides), precision, device="cpu", calibration_frames=12)
-    engine.network.kernels = plain
+    engine.network.kernels, engine._normal = plain, noise.normal
     return engine
 
 

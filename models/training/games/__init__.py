@@ -128,7 +128,7 @@ _ATARI = "an Atari 2600 game in the Arcade Learning Environment (GPL-2.0); the g
 # name -> how to open it, and under which licence its pictures are
 GAMES: dict[str, tuple[Callable[[str], Game], str]] = {
     "doom-arena": (_doom, _FREEDOOM), "doom-corridor": (_doom, _FREEDOOM), "doom-maze": (_doom, _FREEDOOM),
-    "doom-maze-small": (_doom, _FREEDOOM), "doom-maze-hd": (_doom, _FREEDOOM), "pong": (_pong, _ATARI)}
+    "doom-maze-study": (_doom, _FREEDOOM), "doom-maze-hd": (_doom, _FREEDOOM), "pong": (_pong, _ATARI)}
 
 
 def open_game(name: str, trusted: bool = True) -> Game:

@@ -61,7 +61,7 @@ SCENARIOS = {scenario.name: scenario for scenario in (
     # at its own skill, 5, a player is dead after two seconds, and a world of it would be two seconds long
     DoomScenario("doom-corridor", "deadly_corridor.cfg", (*WALK, "attack"), True, 2100, WALKING_FIGHTERS, skill=3),
     DoomScenario("doom-maze", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True),
-    DoomScenario("doom-maze-small", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, shrink=2),
+    DoomScenario("doom-maze-study", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, shrink=2),
     DoomScenario("doom-maze-hd", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, drawn=(320, 240)))}
 RESOLUTIONS = {(160, 120): vizdoom.ScreenResolution.RES_160X120, (320, 240): vizdoom.ScreenResolution.RES_320X240}
 

@@ -99,11 +99,9 @@ def recipes() -> dict[str, Recipe]:
     from dreamloop.models.training.recipes.doom_corridor import DOOM_CORRIDOR
     from dreamloop.models.training.recipes.doom_maze import DOOM_MAZE
     from dreamloop.models.training.recipes.doom_maze_hd import DOOM_MAZE_HD
-    from dreamloop.models.training.recipes.doom_maze_small import DOOM_MAZE_SMALL
     from dreamloop.models.training.recipes.doom_maze_study import DOOM_MAZE_STUDY
     from dreamloop.models.training.recipes.pong import PONG
-    return {r.spec.name: r for r in (DOOM_ARENA, DOOM_CORRIDOR, DOOM_MAZE, DOOM_MAZE_HD, DOOM_MAZE_SMALL,
-                                     DOOM_MAZE_STUDY, PONG)}
+    return {r.spec.name: r for r in (DOOM_ARENA, DOOM_CORRIDOR, DOOM_MAZE, DOOM_MAZE_HD, DOOM_MAZE_STUDY, PONG)}
 
 
 def recipe(name: str) -> Recipe:

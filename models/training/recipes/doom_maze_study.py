@@ -19,7 +19,7 @@ from dreamloop.models.training.recipes.doom_maze import FROM_NOTHING
 DOOM_MAZE_STUDY = dataclasses.replace(
     FROM_NOTHING,
     spec=dataclasses.replace(
-        FROM_NOTHING.spec, name="doom-maze-study", game="doom-maze-small", frame_height=60, frame_width=80,
+        FROM_NOTHING.spec, name="doom-maze-study", game="doom-maze-study", frame_height=60, frame_width=80,
         autoencoder=dataclasses.replace(FROM_NOTHING.spec.autoencoder, latent_channels=32, widths=(48, 64, 96)),
         dynamics=DynamicsSpec(width=192, layers=6, heads=4, mlp_width=576),
         memory=MemorySpec(window_frames=16)),
