@@ -376,7 +376,7 @@ def row_kernels(spec: WorldSpec, device: torch.device, dtype: torch.dtype, limit
         "modulated_norm": (partial(k.modulated_norm, x, shift, scale), 2 * x.nbytes),
         "gate_residual": (partial(k.gate_residual, x, y, scale), 3 * x.nbytes),
         "gelu": (partial(k.gelu, wide), 2 * wide.nbytes),
-        "qkv_write": (partial(k.qkv_write, *qkv, gain, gain, turns, layer, slot, g), 2 * sum(map(_bytes, qkv))),
+        "qkv_write": (partial(k.qkv_write, *qkv, gain, gain, turns, layer, slot, g), 2 * sum(part.nbytes for part in qkv)),
         "narrow_keys int8": (partial(k.narrow_keys, layer, plan, g, torch.int8), stored * (bytes_each + 1))}
     if has_fp8(device):
         calls |= {"modulated_norm fp8": (partial(k.modulated_norm, x, shift, scale, narrow),
@@ -392,10 +392,6 @@ def row_kernels(spec: WorldSpec, device: torch.device, dtype: torch.dtype, limit
         if limits.get("copy"):
             row["share_of_copy_limit"] = moved / 1e6 / ms / limits["copy"]
         yield name, {column: float(f"{value:.4g}") for column, value in row.items()}
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def checked(make: Callable[[], Callable[[], Tensor]], exact: Tensor, floor: float, device: torch.device,
