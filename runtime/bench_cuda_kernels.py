@@ -376,7 +376,8 @@ def row_kernels(spec: WorldSpec, device: torch.device, dtype: torch.dtype, limit
         "modulated_norm": (partial(k.modulated_norm, x, shift, scale), 2 * x.nbytes),
         "gate_residual": (partial(k.gate_residual, x, y, scale), 3 * x.nbytes),
         "gelu": (partial(k.gelu, wide), 2 * wide.nbytes),
-        "qkv_write": (partial(k.qkv_write, *qkv, gain, gain, turns, layer, slot, g), 2 * sum(part.nbytes for part in qkv)),
+        "qkv_write": (partial(k.qkv_write, *qkv, gain, gain, turns, layer, slot, g),
+                      2 * sum(part.nbytes for part in qkv)),
         "narrow_keys int8": (partial(k.narrow_keys, layer, plan, g, torch.int8), stored * (bytes_each + 1))}
     if has_fp8(device):
         calls |= {"modulated_norm fp8": (partial(k.modulated_norm, x, shift, scale, narrow),
