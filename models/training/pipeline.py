@@ -24,7 +24,7 @@ from dreamloop.models.training.data import LatentClips, Recording
 from dreamloop.models.training.distillation import Method, train_student
 from dreamloop.models.training.dynamics import MEASURED_FRAMES, train_dynamics
 from dreamloop.models.training.games import Player
-from dreamloop.models.training.inherit import PARTS, inherited
+from dreamloop.models.training.inherit import inherited, same_code
 from dreamloop.models.training.judges import inherit_judges, judge_spec, load_judge, save_judge, train_judges
 from dreamloop.models.training.packing import pack_world
 from dreamloop.models.training.polish import train_decoder
@@ -49,9 +49,12 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     if stages:
         chosen = only(chosen, stages, judged=judges_before is not None)
     first = load_world(chosen.begin_from) if chosen.begin_from else None
-    if first is not None:
-        for part in PARTS:  # refused before there is a run folder
-            inherited(first, chosen.spec, part)
+    code = None
+    if first is not None:  # refused before there is a run folder
+        inherited(first, chosen.spec, "dynamics")
+        if same_code(first, chosen.spec) or not chosen.shares["autoencoder"]:
+            code = first
+            inherited(first, chosen.spec, "autoencoder")
     folder = Path(run_folder or Path("runs") / chosen.spec.name)
     run = Run(folder, chosen.spec.name, device or ("cuda" if torch.cuda.is_available() else "cpu"), resume)
     seconds = 60.0 * (minutes or chosen.minutes)
@@ -60,7 +63,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
     more += f" --batch {batch}" if batch != 1 else ""
     run.record["command"] = f"dreamloop train {what}{more} --minutes {seconds / 60:g}"
     if first is not None:
-        run.record["begins_from"] = f"{first.name} ({first.hash[:8]})"
+        run.record["begins_from"] = f"{first.name} ({first.hash[:8]})" + ("" if code else ", but for the autoencoder")
     run.record["noise_at_play"] = chosen.noise_at_play
     recorded = _record(run, chosen, player, Path(recordings) if recordings else None)
     data, held_out = Recording(recorded, "train"), Recording(recorded, "held_out")
@@ -70,7 +73,7 @@ def train(name: str | Recipe, minutes: float | None = None, device: str | None =
         if not run.finished(name):
             _gate(run, chosen, name, work(seconds * shares[name]), seconds * shares[name])
 
-    stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out, first))
+    stage("autoencoder", lambda s: train_autoencoder(run, spec, chosen.autoencoder, s, data, held_out, code))
     stages = ["dynamics", *(method.name for method in chosen.distillation)]
 
     def clips(frames: int) -> list[LatentClips]:

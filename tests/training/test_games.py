@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("vizdoom", reason="the real games: pip install 'dreamloop[games]'")
 
-from dreamloop.models.training.games import Game, open_game
+from dreamloop.models.training.games import Game, doom, open_game
 from dreamloop.models.training.recording import play_episode
 
 
@@ -41,6 +41,17 @@ def moved(game: Game, name: str, frames: int = 12) -> tuple[float, float, float]
     return (dx * np.cos(facing) + dy * np.sin(facing), dy * np.cos(facing) - dx * np.sin(facing), turned)
 
 
+@pytest.mark.parametrize("shrink", [1, 2, 4])
+def test_a_smaller_picture_is_means_over_squares_and_its_marks_are_any_of_them(shrink: int) -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (8 * shrink, 12 * shrink, 3), np.uint8)
+    squares = picture.reshape(8, shrink, 12, shrink, 3).mean(axis=(1, 3))
+    made = doom._shrunk(picture, shrink)
+    assert made.dtype == np.uint8 and np.abs(made - squares).max() <= 0.5 and not np.shares_memory(made, picture)
+    marks = rng.random((8 * shrink, 12 * shrink)) < 0.2
+    np.testing.assert_array_equal(doom._shrunk(marks, shrink), marks.reshape(8, shrink, 12, shrink).any(axis=(1, 3)))
+
+
 def test_the_six_buttons_of_movement_move_as_they_say(maze: Game) -> None:
     assert len(maze.actions.names) == 6
     way = {"forward": (0, 1), "backward": (0, -1), "strafe_left": (1, 1), "strafe_right": (1, -1),
@@ -57,15 +68,16 @@ def test_an_explorer_gets_about_and_keeps_off_the_walls(maze: Game) -> None:
     for name in ("exploring", "held_keys"):
         player = next(p for p in maze.players if p.name == name)
         cells, near = set(), []
-        policy = player.make(maze.actions, np.random.default_rng(2))
-        view = maze.reset(2)
-        for _ in range(600):
-            view = maze.step(policy(view))
-            if view.done:
-                break
-            assert view.clearance is not None
-            near.append(max(view.clearance) < 4)
-            cells.add((int(view.variables["x"]) // 48, int(view.variables["y"]) // 48))
+        for seed in range(4):
+            policy = player.make(maze.actions, np.random.default_rng(seed))
+            view = maze.reset(seed)
+            for _ in range(600):
+                view = maze.step(policy(view))
+                if view.done:
+                    break
+                assert view.clearance is not None
+                near.append(max(view.clearance) < 4)
+                cells.add((seed, int(view.variables["x"]) // 48, int(view.variables["y"]) // 48))
         ground[name], walls[name] = len(cells), float(np.mean(near))
     assert ground["exploring"] > 1.3 * ground["held_keys"], ground
     assert walls["exploring"] < 0.15, walls

@@ -13,7 +13,7 @@ from toys import CLIP_FRAMES, toy_recipe
 from worlds import random_weights
 
 from dreamloop.models.core.errors import DreamloopError
-from dreamloop.models.core.spec import PlanSpec
+from dreamloop.models.core.spec import AutoencoderSpec, PlanSpec
 from dreamloop.models.core.world import World, load_world, save_world
 from dreamloop.models.networks.autoencoder import Autoencoder
 from dreamloop.models.networks.inverse_dynamics import InverseDynamics, load_judge, write_judge
@@ -128,6 +128,24 @@ def test_a_world_begins_from_anothers_weights_and_its_card_says_so(tmp_path: Pat
         assert np.corrcoef(world.weights[name].ravel(), first.weights[name].ravel())[0, 1] > 0.9
 
 
+def test_a_world_of_another_autoencoder_lends_the_blocks_of_its_dynamics_alone(tmp_path: Path) -> None:
+    finer = AutoencoderSpec(2, (16,), (1,), (1,))
+    spec = dataclasses.replace(TOY.spec, autoencoder=finer, dynamics=dataclasses.replace(TOY.spec.dynamics, patch=4))
+    other = dataclasses.replace(TOY, spec=spec)
+    save_world(tmp_path / "first", TOY.spec, random_weights(TOY.spec), np.zeros((1, 120, 160, 3), np.uint8), "")
+    first = load_world(tmp_path / "first")
+    # the new autoencoder would learn nothing
+    with pytest.raises(DreamloopError, match="toy-arena cannot begin from toy-arena: autoencoder"):
+        pipeline.train(other, minutes=0.02, device="cpu", run_folder=tmp_path / "run", begin=str(tmp_path / "first"),
+                       stages=["self_rollout"])
+    world = load_world(pipeline.train(other, minutes=0.02, device="cpu", run_folder=tmp_path / "run",
+                                      begin=str(tmp_path / "first")))
+    assert f"those of toy-arena ({first.hash[:8]}), but for the autoencoder |" in world.card
+    block = "dynamics.blocks.0.qkv.weight"
+    assert np.corrcoef(world.weights[block].ravel(), first.weights[block].ravel())[0, 1] > 0.9
+    assert world.spec.token_channels == 32 and world.weights["dynamics.input.weight"].shape == (32, 64)
+
+
 def test_a_larger_batch_is_one_of_every_stage() -> None:
     chosen = in_batches(recipe("doom-arena"), 3)
     before = recipe("doom-arena")
@@ -185,7 +203,7 @@ def test_stages_that_cannot_be_trained_alone_are_refused(tmp_path: Path, begin: 
 
 
 def test_a_world_of_other_sizes_is_no_beginning_and_nothing_is_recorded(tmp_path: Path) -> None:
-    with pytest.raises(DreamloopError, match="toy-arena cannot begin from doom-arena: autoencoder"):
+    with pytest.raises(DreamloopError, match="toy-arena cannot begin from doom-arena: dynamics"):
         pipeline.train(TOY, minutes=0.02, device="cpu", run_folder=tmp_path / "run", begin="doom-arena")
     assert not (tmp_path / "run").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,26 @@ def test_a_run_folder_is_not_overwritten_nor_taken_by_another_recipe(tmp_path: P
     with pytest.raises(DreamloopError, match="belongs to toy"):
         Run(tmp_path, "another", "cpu", resume=True)
     assert new_run(tmp_path).finished("record") and not new_run(tmp_path).finished("autoencoder")
+
+
+@pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
+def test_which_products_are_faster_is_tried_once(slow: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def linear(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        tried.append(rows.dtype)
+        time.sleep(0.02 if rows.dtype == slow else 0.001)
+        return rows @ matrix.T
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    runs.multiplies_bfloat16.cache_clear()
+    try:
+        for _ in range(2):
+            assert runs.multiplies_bfloat16(torch.device("cpu")) == (slow == torch.float32)
+        assert len(tried) == 8 and set(tried) == {torch.bfloat16, torch.float32}
+    finally:
+        runs.multiplies_bfloat16.cache_clear()
+    assert runs.multiplies_bfloat16(torch.device("cuda")), "of a GPU nothing is tried"
 
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])

@@ -42,7 +42,10 @@ VARIABLES = {
 class DoomScenario:
     """One ViZDoom scenario. episode_tics: an episode ends then, if not by death before; skill: 1 to 5, 0 for
     the scenario's own; depth: players need to know how far the walls are; drawn: the size that Doom draws at;
-    shrink: frames are means over squares of so many pixels."""
+    shrink: frames are means over squares of so many pixels. Doom takes one texel to a pixel, so what walls show
+    flickers as one moves, and no past foretells that: of a turn on the spot, a frame warped as the view turns is the
+    next one with 27.2 dB as it is drawn, with 30.4 as means over 2x2 pixels, with 31.4 over 4x4 (ten columns off the
+    edges 29.0, 34.2 and 37.4; the frame held still 18 to 19)."""
 
     name: str
     config: str
@@ -60,10 +63,12 @@ SCENARIOS = {scenario.name: scenario for scenario in (
     DoomScenario("doom-arena", "defend_the_line.cfg", ("turn_left", "turn_right", "attack"), True, 2100, FIGHTERS),
     # at its own skill, 5, a player is dead after two seconds, and a world of it would be two seconds long
     DoomScenario("doom-corridor", "deadly_corridor.cfg", (*WALK, "attack"), True, 2100, WALKING_FIGHTERS, skill=3),
-    DoomScenario("doom-maze", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True),
+    DoomScenario("doom-maze", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, drawn=(320, 240), shrink=2),
     DoomScenario("doom-maze-study", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, shrink=2),
-    DoomScenario("doom-maze-hd", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, drawn=(320, 240)))}
-RESOLUTIONS = {(160, 120): vizdoom.ScreenResolution.RES_160X120, (320, 240): vizdoom.ScreenResolution.RES_320X240}
+    DoomScenario("doom-maze-hd", "my_way_home.cfg", WALK, False, 2100, EXPLORERS, depth=True, drawn=(640, 480),
+                 shrink=2))}
+RESOLUTIONS = {(160, 120): vizdoom.ScreenResolution.RES_160X120, (320, 240): vizdoom.ScreenResolution.RES_320X240,
+               (640, 480): vizdoom.ScreenResolution.RES_640X480}
 
 
 class DoomGame:
@@ -146,11 +151,14 @@ class DoomGame:
 
 def _clearance(depth: np.ndarray | None) -> tuple[float, float, float] | None:
     """Free distance at eye level in the left, middle and right third of the picture: the nearest wall
-    there, but for its nearest tenth (a corner that sticks out). depth: (H, W), None where not drawn."""
+    there, but for its nearest tenth (a corner that sticks out). depth: (H, W), None where not drawn. A larger
+    picture's buffer says less (0.4 of its 255 at 320x240, 1.2 at 640x480): with one more for every doubling
+    explorers get about as they do at 160x120 (in 600 frames of 14 episodes 31.5 and 31.9 squares of 48 units)."""
     if depth is None:
         return None
-    thirds = np.array_split(depth[len(depth) // 2 - 5 : len(depth) // 2 + 5], 3, axis=1)
-    left, middle, right = (float(np.percentile(third, 10)) for third in thirds)
+    middle_row, rows = len(depth) // 2, len(depth) // 24  # so many above and below eye level
+    thirds = np.array_split(depth[middle_row - rows : middle_row + rows], 3, axis=1)
+    left, middle, right = (float(np.percentile(third, 10)) + np.log2(len(depth) / 120) for third in thirds)
     return left, middle, right
 
 
@@ -158,7 +166,10 @@ def _shrunk(picture: np.ndarray, shrink: int) -> np.ndarray:
     """A copy, means over shrink x shrink pixels; of a mask (bool), whether any of them is set."""
     if shrink == 1:
         return picture.copy()
-    squares = picture.reshape(picture.shape[0] // shrink, shrink, picture.shape[1] // shrink, shrink, -1)
+    parts = [picture[down::shrink, right::shrink] for down in range(shrink) for right in range(shrink)]
     if picture.dtype == bool:
-        return np.asarray(squares.any(axis=(1, 3, 4)))
-    return ((squares.sum(axis=(1, 3), dtype=np.uint32) + shrink**2 // 2) // shrink**2).astype(np.uint8)
+        return np.asarray(np.logical_or.reduce(parts))
+    total = np.zeros(parts[0].shape, np.uint16)
+    for part in parts:
+        total += part
+    return ((total + shrink**2 // 2) // shrink**2).astype(np.uint8)

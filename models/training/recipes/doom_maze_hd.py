@@ -1,12 +1,12 @@
-"""doom-maze-hd: the maze at 320x240, 20x15 latents of 16x16 pixels each.
+"""doom-maze-hd: the maze at 320x240, drawn at 640x480, in 20x15 tokens of 16x16 pixels.
 
-A token is one latent: 300 a frame, where doom-maze has 80. Its networks are doom-maze's, so it begins from the
-corridor's weights, and may begin from the maze's once they are worth it.
+A frame has 300 tokens, where doom-maze has 80. Its networks are doom-maze's, so it begins from the corridor's blocks,
+and may begin from the maze's once they are worth it.
 
-No world of it ships. The corridor's code shows the maze at this size with 27.1 dB, untrained; after 5 and 12 minutes of
-one core of an AMD EPYC (float32, 82 and 180 steps, four episodes) it is 29.3 and 29.6 dB, at rates that had fallen to
-zero. Its dynamics has not been trained: a frame has nearly four times the maze's tokens, and the maze's minutes are
-not enough for the maze.
+No world of it ships, and nothing of this recipe has been trained. Of the one before (frames as Doom draws them, the
+corridor's cells of 16x16 pixels) the code was: 27.1 dB untrained, 29.3 and 29.6 dB after 5 and 12 minutes of one core
+of an AMD EPYC (float32, 82 and 180 steps, four episodes), at rates that had fallen to zero. A frame has nearly four
+times the maze's tokens, and the maze's minutes are not enough for the maze.
 """
 
 from __future__ import annotations
