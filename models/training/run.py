@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,12 +114,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
     def seconds(dtype: torch.dtype) -> float:
         rows, matrix = torch.ones(512, 256, dtype=dtype), torch.ones(768, 256, dtype=dtype)
-        taken = []
-        for _ in range(4):  # the first one sets up
-            begun = time.perf_counter()
-            torch.nn.functional.linear(rows, matrix)
-            taken.append(time.perf_counter() - begun)
-        return min(taken)
+        return min(timeit.repeat(lambda: torch.nn.functional.linear(rows, matrix), number=1, repeat=4))
 
     return seconds(torch.bfloat16) < seconds(torch.float32)
 
