@@ -273,6 +273,17 @@ def test_the_energy_score_is_least_for_answers_drawn_from_the_truth() -> None:
     assert scores["mean"] > 1.3 * scores["drawn"], scores
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.8, 0.5])
+def test_less_spread_asks_for_answers_closer_to_the_middle(spread: float) -> None:
+    """Of a normal truth of deviation 1 the best answers have spread / sqrt(2 - spread^2) of it."""
+    generator = torch.Generator().manual_seed(0)
+    truth, *drawn = (torch.randn(400_000, 1, generator=generator) for _ in range(3))
+    widths = np.arange(0.05, 1.5, 0.05)
+    scores = [float(energy_score(width * drawn[0], width * drawn[1], truth, torch.ones(len(truth)), spread))
+              for width in map(float, widths)]
+    assert widths[int(np.argmin(scores))] == pytest.approx(spread / (2 - spread**2) ** 0.5, abs=0.06)
+
+
 def test_scoring_answers_as_widely_as_the_truth_where_regression_answers_its_mean(tmp_path: Path) -> None:
     """Latents that nothing foretells: the mean is 0, the truth has deviation 1."""
     spec = tiny_spec()

@@ -11,6 +11,11 @@ spread as the truth is. So the noise is put to use, every answer is one of the s
 be, and there is nothing to balance and no second network. Patches of one cell and of one token are
 scored: small ones for sharpness, larger ones for parts that fit together.
 
+A share `spread` of what the second term pays may be paid instead: answers then lie closer to the middle, and dreams,
+which add up what every answer has of its own, grow less coarse. Of one normal number with variance v the best answers
+have v spread^2 / (2 - spread^2). Unlike less noise at play (packing.with_less_noise) the network learns so, and its
+rollouts and its error bank are those of play.
+
 Clips are made behind the recording's latents, corrupted as in stage `dynamics`, and a few behind the
 network's own (played through the ring, then made again in parallel, as for self-rollout), but of four
 frames only. The recording is one of the ways in which the real frames may go on, the dream is
@@ -43,7 +48,7 @@ from dreamloop.models.training.dynamics import ClipTrainer, optimizers_for
 class Scoring:
     """batch_clips: of the parallel batches, each made twice; rollout_share: of the batches are behind
     own latents, from share `rollouts_from` of the stage on, `rollouts.shortest` frames; bank: of dreams far in, that
-    the parallel batches are mixed with."""
+    the parallel batches are mixed with; spread: of what two answers' difference pays, see `energy_score`."""
 
     name: str = "scoring"
     clip_frames: int = 24
@@ -52,11 +57,14 @@ class Scoring:
     rollout_share: float = 0.15
     rollouts_from: float = 0.3
     bank: ErrorBank | None = None
+    spread: float = 1.0
     learning_rate: float = 1.5e-3
     matrix_learning_rate: float = 1.5e-2
     ema_decay: float = 0.997
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.spread <= 1.0:
+            raise DreamloopError(f"scoring: spread={self.spread} must be 0..1")
         if self.bank and self.bank.frames < self.clip_frames:
             raise DreamloopError(f"scoring: a clip of {self.clip_frames} frames is not to be had from an error bank's "
                                  f"stretch of {self.bank.frames}")
@@ -65,14 +73,14 @@ class Scoring:
         return ScoredStudent(self, trainer)
 
 
-def energy_score(first: Tensor, second: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+def energy_score(first: Tensor, second: Tensor, target: Tensor, weight: Tensor, spread: float = 1.0) -> Tensor:
     """Mean energy score of two answers per patch, in units of one channel's deviation.
 
-    first, second, target: (..., P, D) vectors of patches; weight (..., P), mean 1."""
+    first, second, target: (..., P, D) vectors of patches; weight (..., P), mean 1; spread: share of the second term."""
     def distance(a: Tensor, b: Tensor) -> Tensor:
         return ((a - b).square().mean(-1) + 1e-6).sqrt()
 
-    score = 0.5 * (distance(first, target) + distance(second, target) - distance(first, second))
+    score = 0.5 * (distance(first, target) + distance(second, target) - spread * distance(first, second))
     return (weight * score).mean()
 
 
@@ -114,5 +122,6 @@ class ScoredStudent:
         cells = [x.flatten(3).transpose(2, 3) for x in (*answers, target)]  # (B, F, h * w, C)
         tokens = [self.net.patchify(x) for x in (*answers, target)]
         of_token = self.net.patchify(weight[:, :, None]).mean(-1)
-        return 0.5 * (energy_score(cells[0], cells[1], cells[2], weight.flatten(2))
-                      + energy_score(tokens[0], tokens[1], tokens[2], of_token))
+        spread = self.settings.spread
+        return 0.5 * (energy_score(cells[0], cells[1], cells[2], weight.flatten(2), spread)
+                      + energy_score(tokens[0], tokens[1], tokens[2], of_token, spread))
