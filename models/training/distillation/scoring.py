@@ -11,10 +11,9 @@ spread as the truth is. So the noise is put to use, every answer is one of the s
 be, and there is nothing to balance and no second network. Patches of one cell and of one token are
 scored: small ones for sharpness, larger ones for parts that fit together.
 
-A share `spread` of what the second term pays may be paid instead: answers then lie closer to the middle, and dreams,
-which add up what every answer has of its own, grow less coarse. Of one normal number with variance v the best answers
-have v spread^2 / (2 - spread^2). Unlike less noise at play (packing.with_less_noise) the network learns so, and its
-rollouts and its error bank are those of play.
+A share `spread` of what the second term pays may be paid instead: answers then lie closer to the middle. Of one
+normal number with variance v the best answers have v spread^2 / (2 - spread^2). Unlike less noise at play
+(packing.with_less_noise) the network learns so, and its rollouts and its error bank are those of play.
 
 Clips are made behind the recording's latents, corrupted as in stage `dynamics`, and a few behind the
 network's own (played through the ring, then made again in parallel, as for self-rollout), but of four

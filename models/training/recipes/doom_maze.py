@@ -6,8 +6,9 @@ the study, docs/distillation.md). It begins from the corridor's blocks, where on
 tokens have 16x16 pixels, 80 a frame (the corridor's 32x32, 20), and it remembers 8 frames: those that lie further
 back were not worth their clips in the study of memory.
 
-No world of it ships. This recipe was run to its end once, for 105 minutes of two cores of an AMD EPYC of the fourth
-generation:
+No world of it ships. This recipe was run to its end once, on 109,000 frames, for 105 minutes of two cores of an AMD
+EPYC of the fourth generation. It was stopped and resumed within `autoencoder` and `scoring`, whose rates were then
+spread over other minutes (the first over 7, then 11, the second over 37, then 31):
 
     autoencoder     11 min   31.5 dB, 2,600 steps (the first 7 min beside other work, at a fifth of the speed)
     dynamics        54 min   share of the change left, behind real frames: 0.48 (5 min), 0.39 (10), 0.32 (20), 0.30
@@ -23,10 +24,10 @@ wall for good (the last attempt below), and obey less. In the picture bricks are
 fourth on every square of 16x16 pixels, a token, is red, blue or brown as it likes.
 
 **Why tokens may disagree, and what to do next.** The energy score is asked of a cell and of a token, so every token
-may draw the right colours by itself and none has a reason to draw its neighbour's. In the arena little is drawn; here a
-turn draws rooms. Tried beside it, from the same base, for 10 minutes: the same noise for every token of a frame, as
+may draw the right colours by itself and none has a reason to draw its neighbour's. In the arena less
+is uncertain; here a turn draws rooms. Tried beside it, from the same base, for 10 minutes: the same noise for every token of a frame, as
 FGN does for weather (Alet et al. 2025), so that what is drawn is drawn for the frame. On 19 held-out clips, after
-10 minutes each, both with `spread` 0.8:
+10 minutes each, both with `spread` 0.8 and before their rates had fallen far:
 
     noise               1 frame   4      16     64     motion in frames 1-64, 65-128, 129-192
     of every cell       28.3 dB   24.4   20.6   17.2   0.53 0.45 0.42
@@ -42,7 +43,7 @@ change, of walking ahead 0.35, of both 0.24; a linear map of the 3x9 cells aroun
 and each set of keys, leaves 0.19, 0.58 and 0.40. Means over 4x4 pixels of 640x480 in place of 2x2 change that linear
 map's shares little (a turn to the right 0.16 for 0.20, to the left 0.20 for 0.19, ahead 0.65 for 0.56; 27,000 and
 24,000 frames of other episodes). One run of everything; what `spread`, the bank and the rollouts of `scoring` did to
-it was not told apart.
+it was not told apart. That table and these shares come from scripts that are not in the project.
 
 What it has and the attempts at the end of this text lacked:
 
