@@ -25,9 +25,9 @@ fourth on every square of 16x16 pixels, a token, is red, blue or brown as it lik
 
 **Why tokens may disagree, and what to do next.** The energy score is asked of a cell and of a token, so every token
 may draw the right colours by itself and none has a reason to draw its neighbour's. In the arena less
-is uncertain; here a turn draws rooms. Tried beside it, from the same base, for 10 minutes: the same noise for every token of a frame, as
-FGN does for weather (Alet et al. 2025), so that what is drawn is drawn for the frame. On 19 held-out clips, after
-10 minutes each, both with `spread` 0.8 and before their rates had fallen far:
+is uncertain; here a turn draws rooms. Tried beside it, from the same base, for 10 minutes: the same noise for every
+token of a frame, as FGN does for weather (Alet et al. 2025), so that what is drawn is drawn for the frame. On 19
+held-out clips, after 10 minutes each, both with `spread` 0.8 and before their rates had fallen far:
 
     noise               1 frame   4      16     64     motion in frames 1-64, 65-128, 129-192
     of every cell       28.3 dB   24.4   20.6   17.2   0.53 0.45 0.42
